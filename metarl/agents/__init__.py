@@ -1,0 +1,1 @@
+"""Base agents: networks, one agent, groups of peers, populations."""

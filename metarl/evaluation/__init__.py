@@ -1,0 +1,1 @@
+"""Training fresh agents with frozen rules, and scoring them."""

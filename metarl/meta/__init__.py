@@ -1,0 +1,1 @@
+"""The meta-gradient: unrolled updates, the outer objective, estimators, the update."""

@@ -1,0 +1,82 @@
+"""Estimators of the meta-gradient, all behind one signature.
+
+An estimator is given `play` by the training loop, which lets the population act and
+learn; so this module needs no environments. Reverse mode calls it once and
+differentiates its record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import jax
+
+from metarl.agents.agent import AgentState
+from metarl.agents.population import map_groups
+from metarl.meta.inner_loop import InnerLoop, Window
+from metarl.meta.objective import ValueState
+from metarl.rules.base import Metrics
+from metarl.types import Params, pytree
+
+
+@pytree
+class Population:
+    """All groups' agents and their meta-value functions; axes ``[G, K]``."""
+
+    agents: AgentState
+    values: ValueState
+
+
+Play = Callable[[Params, Population, jax.Array], tuple[Population, jax.Array, Window]]
+"""``play(meta_params, population, key) -> population, objective [G], record``.
+
+The record holds every group's window (axis G); the objective is what the agents
+achieved after their updates."""
+
+
+class Estimator(Protocol):
+    """Estimates the gradient of the outer loss for the meta-parameters."""
+
+    def __call__(
+        self, play: Play, meta_params: Params, population: Population, key: jax.Array
+    ) -> tuple[Population, Params, Metrics]:
+        """Return the population after it, gradients ``[G, ...]``, metrics ``[G]``."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ReverseMode:
+    """Reverse-mode differentiation of the unrolled updates.
+
+    Attributes:
+      inner_loop: what is differentiated.
+      chunk: groups differentiated at once.
+    """
+
+    inner_loop: InnerLoop
+    chunk: int = 1
+
+    def __call__(
+        self, play: Play, meta_params: Params, population: Population, key: jax.Array
+    ) -> tuple[Population, Params, Metrics]:
+        """Play once and differentiate the record."""
+        population, _, window = play(meta_params, population, key)
+        grads, values, metrics = self.gradient(meta_params, window)
+        return dataclasses.replace(population, values=values), grads, metrics
+
+    @partial(jax.jit, static_argnums=0)
+    def gradient(
+        self, meta_params: Params, window: Window
+    ) -> tuple[Params, ValueState, Metrics]:
+        """Return gradients ``[G, ...]``, value functions after it, metrics ``[G]``."""
+
+        def of_group(window: Window) -> tuple[Params, ValueState, Metrics]:
+            grads, (_, values, metrics) = jax.grad(self.inner_loop.loss, has_aux=True)(
+                meta_params, window
+            )
+            return grads, values, metrics
+
+        return map_groups(of_group, window, chunk=self.chunk)

@@ -1,0 +1,106 @@
+"""The meta-update: one Adam per group on its meta-gradient, their steps averaged.
+
+Oh et al., Nature 648 (2025), Methods. Pure; the training loop calls it.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from metarl.config import MetaOptimizerConfig
+from metarl.numerics import (
+    AdamState,
+    adam_direction,
+    adam_init,
+    global_norm,
+    scale_to_norm,
+)
+from metarl.rules.base import Metrics
+from metarl.types import Params, pytree
+
+
+@pytree
+class MetaState:
+    """The rule being discovered, and its optimisers."""
+
+    params: Params
+    optimizers: AdamState  # [G]
+    skipped: jax.Array  # i32[] groups whose meta-gradient was not finite, so far
+    skipped_in_a_row: jax.Array  # i32[] meta-steps in a row with such a group
+
+
+def init(meta_params: Params, *, groups: int) -> MetaState:
+    """Return the state before the first meta-step."""
+
+    def repeat(x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(x, (groups, *jnp.shape(x)))
+
+    return MetaState(
+        params=meta_params,
+        optimizers=jax.tree.map(repeat, adam_init(meta_params)),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
+    )
+
+
+def update(
+    config: MetaOptimizerConfig, state: MetaState, grads: Params
+) -> tuple[MetaState, Metrics]:
+    """Return the meta-parameters after one step.
+
+    A group whose gradient is not finite has no say in this step, and its Adam stays
+    as it was.
+
+    Args:
+      config: of the optimiser.
+      state: before the step.
+      grads: of every group, ``[G, ...]``.
+
+    Returns:
+      The state after it, and scalars to log.
+    """
+
+    def of_group(
+        optimizer: AdamState, grads: Params
+    ) -> tuple[Params, AdamState, jax.Array, jax.Array]:
+        norm = global_norm(grads)
+        finite = jnp.isfinite(norm)
+        safe = jax.tree.map(lambda g: jnp.where(finite, g, 0), grads)
+        direction, new = adam_direction(
+            scale_to_norm(safe, config.max_grad_norm),
+            optimizer,
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.eps,
+        )
+        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, optimizer)
+        direction = jax.tree.map(lambda d: jnp.where(finite, d, 0), direction)
+        return direction, new, norm, finite
+
+    directions, optimizers, norms, finite = jax.vmap(of_group)(state.optimizers, grads)
+    count = jnp.maximum(jnp.sum(finite), 1)
+    steps = jax.tree.map(
+        lambda d: -config.learning_rate * jnp.sum(d, axis=0) / count, directions
+    )
+    skipped = jnp.sum(~finite, dtype=jnp.int32)
+    new_state = MetaState(
+        params=jax.tree.map(jnp.add, state.params, steps),
+        optimizers=optimizers,
+        skipped=state.skipped + skipped,
+        skipped_in_a_row=jnp.where(skipped > 0, state.skipped_in_a_row + 1, 0),
+    )
+    metrics = {
+        "grad_norm": jnp.sum(jnp.where(finite, norms, 0)) / count,
+        "update_norm": global_norm(steps),
+        "skipped": new_state.skipped,
+    }
+    return new_state, metrics
+
+
+def offending_leaf(grads: Params) -> str:
+    """Return the path of the first tensor of ``grads`` that is not finite."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(grads)[0]:
+        if not bool(jnp.all(jnp.isfinite(leaf))):
+            return jax.tree_util.keystr(path)
+    return "none"

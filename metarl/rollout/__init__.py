@@ -1,0 +1,1 @@
+"""Acting: pools and a population make rollouts; replay keeps them."""

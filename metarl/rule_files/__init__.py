@@ -1,0 +1,44 @@
+"""Rule files: a rule as a folder that anyone can load without the run it came from.
+
+`manifest.py` what is said of a rule; `folder.py` the two files on disk; `loading.py`
+rules in and out; `published.py` DiscoRL's format; `listing.py` what is printed.
+"""
+
+from __future__ import annotations
+
+from metarl.rule_files.listing import list_rules, show_rule
+from metarl.rule_files.loading import (
+    BUILT_IN,
+    LoadedRule,
+    find_rule,
+    load_rule,
+    save_rule,
+)
+from metarl.rule_files.manifest import (
+    Manifest,
+    Parent,
+    Status,
+    inherit,
+    new_manifest,
+    status,
+)
+from metarl.rule_files.published import SEEN_BY_DISCO103, export_rule, import_rule
+
+__all__ = [
+    "BUILT_IN",
+    "SEEN_BY_DISCO103",
+    "LoadedRule",
+    "Manifest",
+    "Parent",
+    "Status",
+    "export_rule",
+    "find_rule",
+    "import_rule",
+    "inherit",
+    "list_rules",
+    "load_rule",
+    "new_manifest",
+    "save_rule",
+    "show_rule",
+    "status",
+]

@@ -1,0 +1,253 @@
+"""Find, read and write rules: `load_rule`, `save_rule`.
+
+A host module. Every array is checked against what the rule itself would initialise,
+so that a file of other sizes is one clear line and never a failure inside a loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from metarl.config import (
+    ActorCriticConfig,
+    DiscoConfig,
+    PolicyGradientConfig,
+    RuleConfig,
+)
+from metarl.errors import UserError, nearest
+from metarl.rule_files import folder as rule_folder
+from metarl.rule_files.manifest import (
+    Manifest,
+    Status,
+    new_manifest,
+    parse_manifest,
+    status,
+)
+from metarl.rules import make_rule
+from metarl.rules.base import UpdateRule
+from metarl.rules.disco_names import PUBLISHED_NAMES, from_published
+from metarl.types import Params
+
+BUILT_IN: dict[str, RuleConfig] = {
+    "actor_critic": ActorCriticConfig(),
+    "policy_gradient": PolicyGradientConfig(),
+}
+"""The hand-written rules that can be loaded by name, with their defaults."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedRule:
+    """An update rule with its meta-parameters, and what is known of its origin.
+
+    Attributes:
+      rule: the rule.
+      meta_params: its meta-parameters; an empty tree for a hand-written rule.
+      manifest: configuration, origin, games seen.
+      name: what tables and figures call it.
+    """
+
+    rule: UpdateRule
+    meta_params: Params
+    manifest: Manifest
+    name: str
+
+    def status(self, game: str) -> Status:
+        """Return whether ``game`` is seen, validation, held_out or unknown."""
+        return status(self.manifest, game)
+
+
+def load_rule(path: str | Path) -> LoadedRule:
+    """Return the rule that ``path`` names.
+
+    Args:
+      path: a folder with `rule.npz` and `manifest.json`, the `rule.npz` in it, a run
+        (its newest rule is taken), the name of a folder under `checkpoints/`, the
+        name of a built-in hand-written rule, or published Disco weights as they are
+        (what those have seen is then unknown).
+
+    Raises:
+      UserError: there is no such rule, or its file is not what its manifest says.
+    """
+    if str(path) in BUILT_IN:
+        config = BUILT_IN[str(path)]
+        return LoadedRule(make_rule(config), {}, new_manifest(config), str(path))
+    where, name = find_rule(path)
+    if where.is_file():
+        return _load_bare(where, name)
+    data, text = rule_folder.read(where)
+    if text is None:
+        return _load_bare(where / rule_folder.ARRAYS, name)
+    manifest = parse_manifest(text, where=str(where / rule_folder.MANIFEST))
+    file = where / rule_folder.ARRAYS
+    if manifest.sha256 != rule_folder.sha256(data):
+        raise UserError(f"{file}: its sha256 is not the one that manifest.json gives")
+    arrays = rule_folder.unpack(data, where=file)
+    rule = make_rule(manifest.config)
+    return LoadedRule(rule, check_params(rule, arrays, str(file)), manifest, name)
+
+
+def save_rule(folder: Path | str, meta_params: Params, manifest: Manifest) -> Manifest:
+    """Write a rule to ``folder``, whole or not at all.
+
+    Args:
+      folder: made where missing; a rule in it is replaced.
+      meta_params: of the rule that ``manifest.config`` describes.
+      manifest: its hash and number of parameters are filled in.
+
+    Returns:
+      The manifest as written.
+    """
+    arrays = flatten_params(meta_params)
+    check_params(make_rule(manifest.config), arrays, str(folder))
+    data = rule_folder.pack(arrays)
+    written = manifest.model_copy(
+        update={
+            "sha256": rule_folder.sha256(data),
+            "num_parameters": sum(array.size for array in arrays.values()),
+        }
+    )
+    rule_folder.write(Path(folder), data, written.to_json())
+    return written
+
+
+def find_rule(path: str | Path) -> tuple[Path, str]:
+    """Return the folder (or the bare npz file) that ``path`` names, and a short name.
+
+    Raises:
+      UserError: there is no rule; the message names the nearest that there is.
+    """
+    path = Path(path)
+    for place in (path, *(root / path for root in checkpoint_roots())):
+        if place.is_file():
+            if place.name != rule_folder.ARRAYS:
+                return place, place.stem
+            place = place.parent
+            if not (place / rule_folder.MANIFEST).is_file():
+                return place / rule_folder.ARRAYS, place.resolve().name
+        if rule_folder.holds_rule(place):
+            absolute = place.resolve()
+            is_of_run = absolute.name == "rule" and _is_run(absolute.parent)
+            return place, (absolute.parent if is_of_run else absolute).name
+        if rule_folder.holds_rule(place / "rule"):
+            return place / "rule", place.resolve().name
+        if _is_run(place):
+            raise UserError(f"{place} is a run that has not saved a rule yet")
+        if place.exists():
+            raise UserError(
+                f"{place} holds no rule: neither rule.npz nor rule/rule.npz in it"
+            )
+    known = [*BUILT_IN, *shipped_rules()]
+    raise UserError(
+        f"rule '{path}' is neither a file, a folder, a run nor one of "
+        f"{', '.join(known)}{nearest(str(path), known)}"
+    )
+
+
+def checkpoint_roots() -> list[Path]:
+    """Return the folders where rules that ship are looked for by name."""
+    checkout = Path(__file__).parents[2] / "checkpoints"
+    roots = [Path("checkpoints"), checkout]
+    return [root for root in roots if root.is_dir()]
+
+
+def shipped_rules() -> dict[str, Path]:
+    """Return the rules under `checkpoints/` by name."""
+    return {
+        place.name: place
+        for root in reversed(checkpoint_roots())
+        for place in sorted(root.iterdir())
+        if rule_folder.holds_rule(place)
+    }
+
+
+def flatten_params(params: Mapping[str, object]) -> dict[str, np.ndarray]:
+    """Return the arrays of a nested dict by their path, joined by slashes."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in params.items():
+        if "/" in name:
+            raise ValueError(f"meta-parameter '{name}': a name holds no slash")
+        if isinstance(value, Mapping):
+            below = flatten_params(value)
+            arrays |= {f"{name}/{path}": array for path, array in below.items()}
+        else:
+            arrays[name] = np.asarray(jax.device_get(value))
+    return arrays
+
+
+def check_params(
+    rule: UpdateRule, arrays: Mapping[str, np.ndarray], where: str
+) -> Params:
+    """Return ``arrays`` as the tree that ``rule`` would initialise.
+
+    Args:
+      rule: whose meta-parameters they are.
+      arrays: by path.
+      where: the file, for messages.
+
+    Raises:
+      UserError: a tensor is missing or unknown, or of another shape or dtype.
+    """
+    expected = jax.eval_shape(lambda: rule.init_params(jax.random.key(0)))
+    with_paths, treedef = jax.tree_util.tree_flatten_with_path(expected)
+    shapes = {_join(path): leaf for path, leaf in with_paths}
+    if unknown := sorted(set(arrays) - set(shapes)):
+        raise UserError(
+            f"{where}: unknown tensor '{unknown[0]}'{nearest(unknown[0], shapes)}"
+        )
+    for path, leaf in shapes.items():
+        if path not in arrays:
+            raise UserError(f"{where}: tensor '{path}' is missing")
+        array = arrays[path]
+        if array.shape != leaf.shape:
+            raise UserError(
+                f"{where}: tensor '{path}' has shape {array.shape}, the "
+                f"configuration needs {leaf.shape}"
+            )
+        # Initialised in float64 under jax_enable_x64, a rule still reads its float32.
+        if array.dtype not in (leaf.dtype, _single(leaf.dtype)):
+            raise UserError(
+                f"{where}: tensor '{path}' is {array.dtype}, the configuration "
+                f"needs {leaf.dtype}"
+            )
+    leaves = [jax.device_put(arrays[path]) for path in shapes]
+    params: Params = jax.tree_util.tree_unflatten(treedef, leaves)
+    return params
+
+
+def _load_bare(file: Path, name: str) -> LoadedRule:
+    """Return published Disco weights without a manifest: nobody knows what they saw."""
+    data = file.read_bytes()
+    arrays = rule_folder.unpack(data, where=file)
+    if not set(arrays) & set(PUBLISHED_NAMES.values()):
+        raise UserError(
+            f"{file}: no manifest.json beside it, and its tensors are not those of "
+            "published Disco weights"
+        )
+    config = DiscoConfig()
+    rule = make_rule(config)
+    params = check_params(rule, flatten_params(from_published(arrays)), str(file))
+    manifest = Manifest(
+        config=config,
+        seen_is_complete=False,
+        num_parameters=sum(array.size for array in arrays.values()),
+        sha256=rule_folder.sha256(data),
+        source={"file": file.name},
+    )
+    return LoadedRule(rule, params, manifest, name)
+
+
+def _is_run(place: Path) -> bool:
+    return (place / "config.yaml").is_file()
+
+
+def _single(dtype: np.dtype) -> np.dtype:
+    return np.dtype(np.float32) if dtype == np.float64 else dtype
+
+
+def _join(path: tuple[object, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

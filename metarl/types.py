@@ -55,8 +55,8 @@ class Rollout:
 
     observations: jax.Array  # [T+1, B, ...]
     transitions: Transitions  # [T, B]
-    returns: jax.Array  # f32[B] raw return of the trajectory's last finished episode
-    success: jax.Array  # bool[B] whether that return counted as a success
+    returns: jax.Array  # f32[B] raw rewards of the trajectory, summed
+    success: jax.Array  # bool[B] whether that sum is positive
     env_steps: jax.Array  # i32[] environment steps taken since the rollout before
 
 

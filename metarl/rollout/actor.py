@@ -1,0 +1,279 @@
+"""Acting: pools and a population of agents make rollouts.
+
+Host code. All groups' pools step concurrently, in EnvPool's threads, while the device
+acts for one chunk of groups after another. Sits between `envs` and `agents`; must not
+import `meta`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import numpy.typing as npt
+
+from metarl.agents.agent import Agent, AgentState
+from metarl.config import EnvironmentConfig
+from metarl.envs.pool import Episodes, PoolState, Step
+from metarl.envs.pools import make_pools, pool_seed, restore_pools
+from metarl.envs.tasks import Task
+from metarl.types import Rollout, Transitions
+
+PoolTree = dict[str, npt.NDArray[Any]]
+"""A pool's state as arrays, for a checkpoint."""
+
+
+@partial(jax.jit, static_argnums=0)
+def _act(
+    agent: Agent,
+    agents: AgentState,
+    observations: jax.Array,
+    keys: jax.Array,
+    step: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Return actions ``[c, K, B]`` and behaviour logits ``[c, K, B, A]``."""
+
+    def act_one(
+        state: AgentState, observations: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        return agent.act(state, observations, jax.random.fold_in(key, step))
+
+    return jax.vmap(jax.vmap(act_one))(agents, observations, keys)
+
+
+@partial(jax.jit, static_argnums=1)
+def _split(tree: AgentState, sizes: tuple[int, ...]) -> list[AgentState]:
+    """Cut the axis G into chunks, once per rollout rather than once per step."""
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    return [
+        jax.tree.map(lambda x, a=a, b=b: x[a:b], tree)
+        for a, b in zip(starts[:-1], starts[1:], strict=True)
+    ]
+
+
+class Actor:
+    """Lets the agents of ``G`` groups of ``K`` act, each in a pool of its own."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        tasks: Sequence[Task],
+        config: EnvironmentConfig,
+        *,
+        seeds: Sequence[int],
+        peers: int = 1,
+        chunk: int = 1,
+    ) -> None:
+        """Describe the actor; `start` or `restore` builds its pools.
+
+        Args:
+          agent: what all agents have in common.
+          tasks: one per group.
+          config: how they are played.
+          seeds: base seed of each group's pools (the same one for all is fine, as
+            the index of the group enters too).
+          peers: K.
+          chunk: groups that one device call acts for.
+        """
+        self._agent, self._base_seeds, self._peers = agent, tuple(seeds), peers
+        groups = len(tasks)
+        self._epochs = np.zeros((groups, peers), np.int64)
+        self._pools = make_pools(
+            [task for task in tasks for _ in range(peers)],
+            config,
+            seeds=[self._seed(i) for i in range(groups * peers)],
+        )
+        sizes = [chunk] * (groups // chunk)
+        self._sizes = tuple(sizes + [groups % chunk] * (groups % chunk > 0))
+        self.env_time_s = 0.0
+        self.inference_time_s = 0.0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Groups G, peers K and environments B of each."""
+        return len(self._base_seeds), self._peers, self._pools[0].num_envs
+
+    def _seed(self, index: int) -> int:
+        group, peer = divmod(index, self._peers)
+        epoch = int(self._epochs[group, peer])
+        return pool_seed(self._base_seeds[group], group, peer, epoch)
+
+    def start(self) -> None:
+        """Build the pools and reset them."""
+        for pool in self._pools:
+            pool.reset()
+
+    def close(self) -> None:
+        """Free the environments."""
+        for pool in self._pools:
+            pool.close()
+
+    def collect(
+        self,
+        agents: AgentState,
+        length: int,
+        key: jax.Array,
+    ) -> Rollout:
+        """Act for ``length`` steps.
+
+        Args:
+          agents: ``[G, K]``; they act with the parameters they have.
+          length: T.
+          key: consumed.
+
+        Returns:
+          A rollout ``[G, K, T, B]`` on the device.
+        """
+        self._begin_epochs()
+        groups, peers, _ = self.shape
+        chunks = _split(agents, self._sizes)
+        keys = _split(jax.random.split(key, (groups, peers)), self._sizes)
+        buffers = self._buffers(length)
+        starts = np.concatenate([[0], np.cumsum(self._sizes)])
+        for t in range(length):
+            for i, (chunk, chunk_keys) in enumerate(zip(chunks, keys, strict=True)):
+                members = range(starts[i], starts[i + 1])
+                if t > 0:
+                    self._receive(buffers, members, t - 1)
+                self._act(buffers, members, t, (chunk, chunk_keys))
+        self._receive(buffers, range(groups), length - 1)
+        return jax.device_put(_rollout(buffers))
+
+    def drain_episodes(self) -> list[list[Episodes]]:
+        """Return the episodes finished since the last call, ``[G][K]``."""
+        drained = [pool.drain_episodes() for pool in self._pools]
+        return [
+            drained[i : i + self._peers] for i in range(0, len(drained), self._peers)
+        ]
+
+    # --- Checkpoints --------------------------------------------------------------
+
+    def state(self) -> list[PoolTree]:
+        """Return every pool's seed and actions; disturbs nothing."""
+        trees = []
+        for pool, epoch in zip(self._pools, self._epochs.flat, strict=True):
+            state = pool.state()
+            trees.append(
+                {
+                    "epoch": np.int64(epoch),
+                    "seed": np.int64(state.seed),
+                    "actions": state.actions,
+                    "drained_steps": np.int64(state.drained_steps),
+                    "checksum": np.int64(state.checksum),
+                }
+            )
+        return trees
+
+    def restore(
+        self,
+        states: Sequence[PoolTree],
+        *,
+        report: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Bring back what `state` returned, by replaying the actions.
+
+        Args:
+          states: one per pool.
+          report: called with the environment steps done and to do.
+        """
+        epochs = [int(tree["epoch"]) for tree in states]
+        self._epochs = np.array(epochs, np.int64).reshape(self._epochs.shape)
+        pool_states = [
+            PoolState(
+                seed=int(tree["seed"]),
+                actions=np.asarray(tree["actions"]),
+                drained_steps=int(tree["drained_steps"]),
+                checksum=int(tree["checksum"]),
+            )
+            for tree in states
+        ]
+        restore_pools(self._pools, pool_states, report=report)
+
+    # --- One step -----------------------------------------------------------------
+
+    def _begin_epochs(self) -> None:
+        """Rebuild the pools whose history has grown long."""
+        for i, pool in enumerate(self._pools):
+            if pool.needs_new_epoch:
+                self._epochs.flat[i] += 1
+                pool.rebuild(self._seed(i))
+
+    def _members(self, groups: range) -> list[tuple[int, int]]:
+        return [(g, k) for g in groups for k in range(self._peers)]
+
+    def _act(
+        self,
+        buffers: dict[str, npt.NDArray[Any]],
+        groups: range,
+        t: int,
+        chunk: tuple[AgentState, jax.Array],
+    ) -> None:
+        start = time.perf_counter()
+        observations = buffers["observations"]
+        for g, k in self._members(groups):
+            observations[g, k, t] = self._pools[g * self._peers + k].observations
+        seen = observations[groups.start : groups.stop, :, t]
+        inputs = jax.device_put((seen, np.int32(t)))
+        agents, keys = chunk
+        actions, logits = jax.device_get(
+            _act(self._agent, agents, inputs[0], keys, inputs[1])
+        )
+        buffers["actions"][groups.start : groups.stop, :, t] = actions
+        buffers["behaviour_logits"][groups.start : groups.stop, :, t] = logits
+        for g, k in self._members(groups):
+            self._pools[g * self._peers + k].send(buffers["actions"][g, k, t])
+        self.inference_time_s += time.perf_counter() - start
+
+    def _receive(
+        self, buffers: dict[str, npt.NDArray[Any]], groups: range, t: int
+    ) -> None:
+        start = time.perf_counter()
+        for g, k in self._members(groups):
+            step: Step = self._pools[g * self._peers + k].recv()
+            for name in ("rewards", "raw_rewards", "is_terminal", "cut", "valid"):
+                buffers[name][g, k, t] = getattr(step, name)
+            if t + 1 == buffers["rewards"].shape[2]:
+                buffers["observations"][g, k, t + 1] = step.observations
+        self.env_time_s += time.perf_counter() - start
+
+    def _buffers(self, length: int) -> dict[str, npt.NDArray[Any]]:
+        """Return fresh arrays: the device may share the memory of what it is given."""
+        spec, lead = self._pools[0].spec, (*self.shape[:2], length, self.shape[2])
+        observations = (*self.shape[:2], length + 1, self.shape[2])
+        return {
+            "observations": np.empty(
+                (*observations, *spec.observation_shape), spec.observation_dtype
+            ),
+            "actions": np.empty(lead, np.int32),
+            "behaviour_logits": np.empty((*lead, spec.num_actions), np.float32),
+            "rewards": np.empty(lead, np.float32),
+            "raw_rewards": np.empty(lead, np.float32),
+            "is_terminal": np.empty(lead, np.bool_),
+            "cut": np.empty(lead, np.bool_),
+            "valid": np.empty(lead, np.bool_),
+        }
+
+
+def _rollout(buffers: dict[str, npt.NDArray[Any]]) -> Rollout:
+    valid = buffers["valid"]
+    returns = buffers["raw_rewards"].sum(axis=2)
+    return Rollout(
+        observations=buffers["observations"],
+        transitions=Transitions(
+            actions=buffers["actions"],
+            behaviour_logits=buffers["behaviour_logits"],
+            rewards=buffers["rewards"],
+            is_terminal=buffers["is_terminal"],
+            cut=buffers["cut"],
+            valid=valid,
+            learn=np.ones(valid.shape, np.float32),
+            own=np.ones(valid.shape, np.bool_),
+        ),
+        returns=returns,
+        success=returns > 0,
+        env_steps=valid.sum(axis=(2, 3), dtype=np.int32),
+    )

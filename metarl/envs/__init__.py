@@ -1,0 +1,1 @@
+"""Environments: the games and suites there are, and the pools that play them."""

@@ -1,0 +1,214 @@
+"""From the configuration to tasks: which games, with which options, of which shapes.
+
+Between `suites.py` (what exists) and `pool.py` (what runs). Everything about shapes is
+known here without building an environment; must not import envpool or jax.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from metarl.config import EnvironmentConfig
+from metarl.envs import actions, suites
+from metarl.errors import UserError
+
+FROZEN_LAKE_SIZE = {"FrozenLake-v1": 4, "FrozenLake8x8-v1": 8}
+"""Cells on each side of the lake."""
+
+MINIGRID_VIEW = 7
+"""Cells on each side of what a MiniGrid agent sees."""
+MINIGRID_CODES = (11, 6, 3)
+"""How many object types, colours and states a cell's three codes tell apart."""
+MINIGRID_DIRECTIONS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A game as it is played: with the options of the suite it came from."""
+
+    game: suites.Game
+    options: suites.Options = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolSpec:
+    """Shapes of a task.
+
+    Attributes:
+      observation_shape: of one observation; Atari ``[H, W, C]`` with the newest frame
+        last, C = frame_stack (3 * frame_stack in colour).
+      observation_dtype: ``uint8`` for pixels in [0, 255], to be scaled by 1 / 255;
+        ``bool`` for one-hot codes; ``float32`` for everything else.
+      num_actions: how many actions there are.
+      action_meanings: a name for each, by which games can be compared.
+    """
+
+    observation_shape: tuple[int, ...]
+    observation_dtype: np.dtype[np.generic]
+    num_actions: int
+    action_meanings: tuple[str, ...]
+
+
+def apply_protocol(config: EnvironmentConfig) -> EnvironmentConfig:
+    """Return the configuration with the options that `atari.protocol` names set.
+
+    `machado`: Machado et al. (2018). `dqn`: Mnih et al. (2015), where the loss of a
+    life is terminal and rewards are clipped.
+    """
+    atari = config.atari
+    if atari.protocol == "default":
+        return config
+    if atari.protocol == "machado":
+        options = {
+            "sticky_actions": 0.25,
+            "full_action_set": True,
+            "episodic_life": False,
+            "max_episode_frames": 108_000,
+        }
+        return config.model_copy(update={"atari": atari.model_copy(update=options)})
+    options = {"sticky_actions": 0.0, "episodic_life": True}
+    return config.model_copy(
+        update={"clip_rewards": True, "atari": atari.model_copy(update=options)}
+    )
+
+
+def pool_spec(task: Task, config: EnvironmentConfig) -> PoolSpec:
+    """Return the shapes of a task's observations and actions."""
+    config = apply_protocol(config)
+    name, family = task.game.task_id, task.game.family
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    if family == "atari":
+        channels = config.atari.frame_stack * (1 if config.atari.grayscale else 3)
+        shape = (config.atari.frame_size, config.atari.frame_size, channels)
+        dtype = np.dtype(np.uint8)
+    elif family == "catch":
+        options = dict(task.options)
+        shape = (options.get("height", 10), options.get("width", 5))
+        dtype = np.dtype(np.float32)
+    elif family == "cartpole":
+        shape, dtype = (4,), np.dtype(np.float32)
+    elif family == "frozen_lake":
+        shape, dtype = (FROZEN_LAKE_SIZE[name] ** 2,), np.dtype(np.bool_)
+    else:
+        cells = MINIGRID_VIEW**2
+        shape = (cells * sum(MINIGRID_CODES) + MINIGRID_DIRECTIONS,)
+        dtype = np.dtype(np.bool_)
+    meanings = suites.action_meanings(name, full=config.atari.full_action_set)
+    return PoolSpec(shape, dtype, len(meanings), meanings)
+
+
+def envpool_options(task: Task, config: EnvironmentConfig) -> dict[str, int | float]:
+    """Return EnvPool's keyword arguments for a task.
+
+    Rewards are clipped, and life losses told, by our adapter: EnvPool's `episodic_life`
+    would play no-ops in the middle of the game, whose rewards the returns would lack.
+
+    Raises:
+      UserError: a value that EnvPool cannot play.
+    """
+    config = apply_protocol(config)
+    if task.game.family != "atari":
+        return dict(task.options)
+    atari = config.atari
+    if atari.noop_max < 1:
+        # EnvPool draws from 1 to noop_max, and never comes back from an empty range.
+        raise UserError(
+            f"environment.atari.noop_max: {atari.noop_max} is too small "
+            "(at least 1: EnvPool starts every game with a no-op)"
+        )
+    if atari.max_episode_frames < atari.frame_skip:
+        raise UserError(
+            f"environment.atari.max_episode_frames: {atari.max_episode_frames} is less "
+            f"than one step of frame_skip = {atari.frame_skip} frames"
+        )
+    return {
+        "img_height": atari.frame_size,
+        "img_width": atari.frame_size,
+        "stack_num": atari.frame_stack,
+        "frame_skip": atari.frame_skip,
+        "gray_scale": atari.grayscale,
+        "repeat_action_probability": atari.sticky_actions,
+        "noop_max": atari.noop_max,
+        "use_fire_reset": atari.fire_reset,
+        "full_action_space": atari.full_action_set,
+        "max_episode_steps": atari.max_episode_frames // atari.frame_skip,
+        "episodic_life": False,
+        "reward_clip": False,
+        **dict(task.options),
+    }
+
+
+def action_map(task: Task, config: EnvironmentConfig) -> npt.NDArray[np.int32] | None:
+    """Return EnvPool's index of each action, or None where they are the same."""
+    if task.game.family != "atari":
+        return None
+    full = apply_protocol(config).atari.full_action_set
+    indices = actions.atari_action_map(task.game.task_id, full=full)
+    return None if indices is None else np.array(indices, np.int32)
+
+
+def resolve_environment(
+    config: EnvironmentConfig, *, same_shapes: bool = True
+) -> tuple[Task, ...]:
+    """Return the tasks that `environment.suite` or `environment.games` names.
+
+    Args:
+      config: the environment section.
+      same_shapes: refuse tasks whose observations or numbers of actions differ, as
+        the agents of one population need.
+
+    Raises:
+      UserError: neither or both are given, a name is unknown or given twice, or two
+        games differ in shape.
+    """
+    if bool(config.suite) == bool(config.games):
+        given = "both are given" if config.suite else "neither is given"
+        raise UserError(
+            f"environment: one of suite and games is needed, {given} "
+            "(such as environment.suite=atari57, or environment.games='[Pong-v5]')"
+        )
+    if config.suite:
+        suite = suites.get_suite(config.suite, field="environment.suite")
+        tasks = [Task(suites.GAMES[name], suite.options) for name in suite.games]
+    else:
+        tasks = [
+            Task(suites.get_game(name, field="environment.games"))
+            for name in config.games
+        ]
+    names = [task.game.task_id for task in tasks]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"environment.games: '{name}' is given more than once "
+                "(population.num_agents sets how many agents share the games)"
+            )
+    for task in tasks:
+        envpool_options(task, config)  # refuses what cannot be played
+    if same_shapes:
+        _require_same_shapes(tasks, config)
+    return tuple(tasks)
+
+
+def _require_same_shapes(tasks: Sequence[Task], config: EnvironmentConfig) -> None:
+    first = pool_spec(tasks[0], config)
+    for task in tasks[1:]:
+        spec = pool_spec(task, config)
+        pair = f"{tasks[0].game.task_id} and {task.game.task_id}"
+        if spec.observation_shape != first.observation_shape:
+            raise UserError(
+                f"environment: the games of a population need observations of one "
+                f"shape, but {pair} have {list(first.observation_shape)} and "
+                f"{list(spec.observation_shape)}"
+            )
+        if spec.num_actions != first.num_actions:
+            atari = task.game.family == "atari"
+            fix = " (atari.full_action_set=true gives all of them 18)" if atari else ""
+            raise UserError(
+                f"environment: the games of a population need equally many actions, "
+                f"but {pair} have {first.num_actions} and {spec.num_actions}{fix}"
+            )

@@ -1,6 +1,6 @@
 """Make .venv and install the lock file of its Python into it; called by `make`.
 
-Standard library only, and readable by any Python 3: it runs before all else.
+Standard library only, and readable by old Pythons: it runs before all else.
 """
 
 import os
@@ -33,7 +33,7 @@ def run(what, *command):
     def beat():
         while not done.wait(HEARTBEAT_S):
             seconds = time.monotonic() - start
-            print("   ... %s (%d s so far)" % (what.lower(), seconds), flush=True)
+            print(f"   ... {what.lower()} ({seconds:.0f} s so far)", flush=True)
 
     threading.Thread(target=beat, daemon=True).start()
     try:
@@ -41,7 +41,7 @@ def run(what, *command):
     finally:
         done.set()
     if code:
-        fail("failed: " + " ".join(command))
+        fail(f"failed: {' '.join(command)}")
 
 
 def version_of_venv():
@@ -56,19 +56,18 @@ def version_of_venv():
 
 def make_venv():
     """Make .venv with the Python that runs this script."""
-    version = "%d.%d" % sys.version_info[:2]
+    version = ".".join(map(str, sys.version_info[:2]))
     if version not in SUPPORTED:
         fail(
-            "Python %s at %s is not supported: install 3.11, 3.12 or 3.13, or name "
-            "one: make PYTHON=python3.12" % (version, sys.executable)
+            f"Python {version} at {sys.executable} is not supported: install 3.11, "
+            "3.12 or 3.13, or name one: make PYTHON=python3.12"
         )
     try:
         import ensurepip  # noqa: F401 - only whether it is there
     except ImportError:
         fail(
-            "Python %s at %s cannot make virtual environments: run "
-            "'sudo apt install python%s-venv', then make again"
-            % (version, sys.executable, version)
+            f"Python {version} at {sys.executable} cannot make virtual environments: "
+            f"run 'sudo apt install python{version}-venv', then make again"
         )
     shutil.rmtree(VENV, ignore_errors=True)
     run("Making .venv with Python " + version, sys.executable, "-m", "venv", VENV)
@@ -80,7 +79,7 @@ def main():
     if version not in SUPPORTED:
         make_venv()
         version = version_of_venv()
-    lock = os.path.join("requirements", "py%s.txt" % version)
+    lock = os.path.join("requirements", f"py{version}.txt")
     pip = (PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps")
     # Not byte-compiled: Python does that on first import, for what is used.
     run("Installing " + lock, *pip, "--no-compile", "-r", lock)

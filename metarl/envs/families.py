@@ -1,0 +1,114 @@
+"""What differs between families of environments: their observations, and their ends.
+
+Host code in NumPy, used by `pool.py` alone; must not import envpool or jax.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from metarl.envs.tasks import (
+    FROZEN_LAKE_SIZE,
+    MINIGRID_CODES,
+    MINIGRID_DIRECTIONS,
+    Task,
+)
+
+Array = npt.NDArray[np.generic]
+Bools = npt.NDArray[np.bool_]
+Raw = Array | Mapping[str, Array]
+"""Observations of a batch as EnvPool gives them; a mapping for MiniGrid."""
+
+# Cells that end an episode, row by row: holes, and the goal in the last cell
+# (Gymnasium's two fixed maps).
+_LAKE_ENDS = {
+    "FrozenLake-v1": (5, 7, 11, 12, 15),
+    "FrozenLake8x8-v1": (19, 29, 35, 41, 42, 46, 49, 52, 54, 59, 63),
+}
+# Where CartPole falls (Barto, Sutton and Anderson 1983, as in Gymnasium).
+_CART_LIMIT = 2.4
+_POLE_LIMIT = 12 * 2 * math.pi / 360
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """How to read one family's environments.
+
+    Attributes:
+      encode: raw observations to ours, ``[B, ...]``; a new array.
+      ended: whether the world ended each episode by itself; asked only where its time
+        was up in the same step, which EnvPool then reports as a mere truncation.
+        Takes the raw observations, rewards and info.
+    """
+
+    encode: Callable[[Raw], Array]
+    ended: Callable[[Raw, Array, Mapping[str, Array]], Bools]
+
+
+def family_of(task: Task) -> Family:
+    """Return how to read a task's environments."""
+    name = task.game.task_id
+    if task.game.family == "atari":
+        return Family(_channels_last, lambda _, __, info: info["terminated"] != 0)
+    if task.game.family == "catch":
+        # EnvPool's Catch has no time limit.
+        return Family(_copy, lambda _, rewards, __: rewards != 0)
+    if task.game.family == "cartpole":
+        return Family(_copy, lambda raw, _, __: _has_fallen(_array(raw)))
+    if task.game.family == "frozen_lake":
+        one_hot = np.eye(FROZEN_LAKE_SIZE[name] ** 2, dtype=np.bool_)
+        ends = np.array(_LAKE_ENDS[name])
+        return Family(
+            lambda raw: one_hot[_array(raw)],
+            lambda raw, _, __: np.isin(_array(raw), ends),
+        )
+    # MiniGrid: all ends by the world that give no reward (lava) look like a truncation
+    # where they fall on the very last step; nothing that EnvPool returns tells.
+    return Family(_minigrid_one_hot, lambda _, rewards, __: rewards != 0)
+
+
+def _array(raw: Raw) -> Array:
+    assert isinstance(raw, np.ndarray)
+    return raw
+
+
+def _copy(raw: Raw) -> Array:
+    return _array(raw).copy()
+
+
+def _channels_last(raw: Raw) -> Array:
+    """Return ``[B, C, H, W]`` as ``[B, H, W, C]``."""
+    frames = _array(raw)
+    batch, channels, height, width = frames.shape
+    out = np.empty((batch, height, width, channels), frames.dtype)
+    for channel in range(channels):  # three times as fast as copying a moved axis
+        out[..., channel] = frames[:, channel]
+    return out
+
+
+def _has_fallen(state: Array) -> Bools:
+    position, angle = np.abs(state[:, 0]), np.abs(state[:, 2])
+    fallen: Bools = (position > _CART_LIMIT) | (angle > _POLE_LIMIT)
+    return fallen
+
+
+def _minigrid_one_hot(raw: Raw) -> Array:
+    """Return each cell's type, colour and state, and the direction, one-hot and flat.
+
+    The mission, a sentence, is left out.
+    """
+    assert isinstance(raw, Mapping)
+    codes = raw["image"]  # u8[B, 7, 7, 3]
+    batch = codes.shape[0]
+    parts = [
+        np.eye(size, dtype=np.bool_)[codes[..., channel]]
+        for channel, size in enumerate(MINIGRID_CODES)
+    ]
+    cells = np.concatenate(parts, axis=-1).reshape(batch, -1)
+    direction = np.eye(MINIGRID_DIRECTIONS, dtype=np.bool_)[raw["direction"]]
+    return np.concatenate([cells, direction.reshape(batch, -1)], axis=1)

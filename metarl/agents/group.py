@@ -56,7 +56,7 @@ def pool(rollouts: Rollout) -> Rollout:
         transitions=jax.tree.map(join, rollouts.transitions),
         returns=rollouts.returns.reshape(-1),
         success=rollouts.success.reshape(-1),
-        env_steps=jnp.sum(rollouts.env_steps),
+        env_steps=jnp.sum(rollouts.env_steps, dtype=rollouts.env_steps.dtype),
     )
 
 

@@ -125,7 +125,7 @@ class Pool:
         self.spec = tasks.pool_spec(task, config)
         self.num_envs = num_envs
         self.seed = seed
-        self._num_threads = num_threads
+        self.num_threads = num_threads
         self._options = tasks.envpool_options(task, config)
         self._action_map = tasks.action_map(task, config)
         self._family = families.family_of(task)
@@ -143,7 +143,7 @@ class Pool:
                 env_type="gymnasium",
                 num_envs=self.num_envs,
                 batch_size=self.num_envs,  # synchronous: outputs in the order of ids
-                num_threads=min(self._num_threads, self.num_envs),
+                num_threads=min(self.num_threads, self.num_envs),
                 seed=self.seed,
                 **self._options,
             )

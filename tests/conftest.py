@@ -14,12 +14,17 @@ os.environ.setdefault("WANDB_MODE", "offline")
 import jax
 import numpy as np
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Pure array functions, whose annotated shapes are checked while testing. Modules with
 # pytree classes stay out: their fields also hold prefix trees, keys and shape structs.
 SHAPE_CHECKED = ("metarl.numerics", "metarl.returns")
 install_import_hook(list(SHAPE_CHECKED), "beartype.beartype")
+
+# The same examples every time, however slow the machine.
+settings.register_profile("metarl", deadline=None, derandomize=True)
+settings.load_profile("metarl")
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 jax.config.update("jax_numpy_rank_promotion", "raise")

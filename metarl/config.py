@@ -139,9 +139,11 @@ class ActorCriticConfig(Model):
     trace_lambda: Probability = 0.95
     entropy_cost: NonNegative = 0.01
     value_cost: NonNegative = 0.5
-    num_bins: Annotated[int, Field(ge=3)] = 601
-    max_abs_value: Positive = 300.0
-    """Bound of the value bins, in signed-hyperbolic space."""
+    num_bins: Annotated[int, Field(ge=3)] = 101
+    max_abs_value: Positive = 50.0
+    """Bound of the value bins, in signed-hyperbolic space: values up to about 2,300.
+    Disco's 300 (59,000) makes a fresh head's noise large enough to spoil the policy
+    before the values are learned."""
     normalize_advantages: bool = True
     """Divide advantages by a running standard deviation."""
     moments_decay: Probability = 0.99
@@ -196,7 +198,7 @@ class AtariOptions(Model):
     grayscale: bool = True
     sticky_actions: Probability = 0.0
     """Probability of repeating the previous action."""
-    noop_max: Annotated[int, Field(ge=0)] = 30
+    noop_max: PositiveInt = 30
     fire_reset: bool = False
     full_action_set: bool = True
     """All 18 actions, so that games share shapes; else the game's minimal set."""
@@ -218,8 +220,9 @@ class EnvironmentConfig(Model):
     clip_rewards: bool = False
     """Train on rewards clipped to [-1, 1]; raw ones are logged all the same."""
     epoch_steps: PositiveInt = 1_000_000
-    """Steps after which a pool is rebuilt with a new seed (bounds the replay at
-    resume); long against an episode, since the unfinished ones are dropped."""
+    """Steps of each environment after which its pool is rebuilt with a new seed, which
+    bounds the replay at resume; long against an episode, since the unfinished ones are
+    dropped."""
     atari: AtariOptions = AtariOptions()
 
 

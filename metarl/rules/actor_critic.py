@@ -1,0 +1,111 @@
+"""V-trace actor-critic with categorical values, a strong hand-written baseline.
+
+Sits beside the other rules behind `base.UpdateRule`; must not import agents,
+environments or files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from metarl.config import ActorCriticConfig
+from metarl.numerics import Moments, ValueBins, masked_mean, take_action
+from metarl.returns import vtrace
+from metarl.rules.base import Head, Metrics, RuleSpec, Targets, UpdateRule
+from metarl.rules.policy_gradient import policy_terms
+from metarl.types import Experience, Outputs, Params, Transitions, drop_invalid
+
+MAX_RHO = 1.0
+"""Bound of the importance ratios (Espeholt et al. 2018, section 5.2: both are 1)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ActorCritic(UpdateRule):
+    """V-trace actor-critic (Espeholt et al. 2018, section 4.2).
+
+    Deliberate deviations: values are two-hot categoricals in signed-hyperbolic space,
+    as in the other rules here; traces decay with lambda; advantages may be divided by
+    their running deviation, so that one entropy cost serves games of any scale.
+    """
+
+    config: ActorCriticConfig
+
+    @property
+    def bins(self) -> ValueBins:
+        """The bins of the value head."""
+        return ValueBins(self.config.num_bins, self.config.max_abs_value)
+
+    def spec(self, num_actions: int) -> RuleSpec:
+        """Return the policy head and the value head."""
+        return RuleSpec(
+            heads=(Head("logits", num_actions), Head("v", self.config.num_bins))
+        )
+
+    def init_state(self) -> Moments:
+        """Return the moments of advantages before any data."""
+        return Moments.initial()
+
+    def targets(
+        self,
+        meta_params: Params,
+        rule_state: Moments,
+        experience: Experience,
+        key: jax.Array,
+    ) -> tuple[Targets, Moments, Metrics]:
+        """Return ``advantages [T, B]`` and ``value [T, B, bins]``, the value target."""
+        del meta_params, key
+        config, transitions = self.config, drop_invalid(experience.transitions)
+        # Targets are constants for the outer gradient too: values and ratios measure
+        # the agent's behaviour, they are not a way to shape it.
+        outputs = jax.lax.stop_gradient(experience.outputs)
+        log_pi = jax.nn.log_softmax(outputs["logits"][:-1])
+        log_mu = jax.nn.log_softmax(transitions.behaviour_logits)
+        rhos = jnp.exp(take_action(log_pi - log_mu, transitions.actions))
+        values = self.bins.to_scalar(outputs["v"])
+        errors, advantages = vtrace(
+            transitions.rewards,
+            config.discount * (1.0 - transitions.is_terminal),
+            jnp.minimum(rhos, MAX_RHO),
+            values,
+            trace_lambda=config.trace_lambda,
+            cut=transitions.cut,
+        )
+        own = transitions.own
+        metrics = {
+            "value": masked_mean(values[:-1], own),
+            "td": masked_mean(errors, own),
+            "adv": masked_mean(advantages, own),
+            "rho": masked_mean(rhos, own),
+        }
+        if config.normalize_advantages:
+            rule_state = rule_state.update(advantages, own, config.moments_decay)
+            advantages = rule_state.normalize(advantages, subtract_mean=False)
+        targets = {
+            "advantages": advantages,
+            "value": self.bins.to_probs(values[:-1] + errors),
+        }
+        return targets, rule_state, metrics
+
+    def loss(
+        self,
+        outputs: Outputs,
+        peers: Outputs,
+        targets: Targets,
+        transitions: Transitions,
+    ) -> tuple[jax.Array, Metrics]:
+        """Return policy gradient, value cross-entropy and entropy bonus, ``[T, B]``."""
+        del peers  # Single-agent rule.
+        log_pi_a, entropy_bonus = policy_terms(outputs, transitions.actions)
+        policy_loss = -targets["advantages"] * log_pi_a
+        log_v = jax.nn.log_softmax(outputs["v"])
+        value_loss = -jnp.sum(targets["value"] * log_v, axis=-1)
+        loss = (
+            policy_loss
+            + self.config.value_cost * value_loss
+            - self.config.entropy_cost * entropy_bonus
+        )
+        metrics = {"policy_loss": policy_loss, "value_loss": value_loss}
+        return loss * transitions.own, metrics

@@ -71,8 +71,8 @@ class ValueBins:
         # gets p_low = 0 and p_high = 1 without a division by zero.
         gap = (high - low) * spacing
         p_low = (high - position) * spacing / (gap + 1e-5)
-        at_low = jax.nn.one_hot(low, self.num_bins, dtype=u.dtype)
-        at_high = jax.nn.one_hot(high, self.num_bins, dtype=u.dtype)
+        at_low = jax.nn.one_hot(low.astype(int), self.num_bins, dtype=u.dtype)
+        at_high = jax.nn.one_hot(high.astype(int), self.num_bins, dtype=u.dtype)
         return at_low * p_low[..., None] + at_high * (1 - p_low)[..., None]
 
 

@@ -7,10 +7,12 @@ import `meta`.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -23,8 +25,12 @@ from metarl.envs.pools import make_pools, pool_seed, restore_pools
 from metarl.envs.tasks import Task
 from metarl.types import Rollout, Transitions
 
+_NO_EPISODES = Episodes(np.zeros(0), np.zeros(0, np.int64))
+
 PoolTree = dict[str, npt.NDArray[Any]]
 """A pool's state as arrays, for a checkpoint."""
+
+Tree = TypeVar("Tree")
 
 
 @partial(jax.jit, static_argnums=0)
@@ -46,12 +52,12 @@ def _act(
 
 
 @partial(jax.jit, static_argnums=1)
-def _split(tree: AgentState, sizes: tuple[int, ...]) -> list[AgentState]:
+def split_groups(tree: Tree, sizes: tuple[int, ...]) -> list[Tree]:
     """Cut the axis G into chunks, once per rollout rather than once per step."""
     starts = np.concatenate([[0], np.cumsum(sizes)])
     return [
         jax.tree.map(lambda x, a=a, b=b: x[a:b], tree)
-        for a, b in zip(starts[:-1], starts[1:], strict=True)
+        for a, b in itertools.pairwise(starts)
     ]
 
 
@@ -65,6 +71,7 @@ class Actor:
         config: EnvironmentConfig,
         *,
         seeds: Sequence[int],
+        seed_indices: Sequence[int] | None = None,
         peers: int = 1,
         chunk: int = 1,
     ) -> None:
@@ -76,11 +83,14 @@ class Actor:
           config: how they are played.
           seeds: base seed of each group's pools (the same one for all is fine, as
             the index of the group enters too).
+          seed_indices: what enters beside it in place of the group's own index, so
+            that a group's seeds need not depend on the groups beside it.
           peers: K.
           chunk: groups that one device call acts for.
         """
         self._agent, self._base_seeds, self._peers = agent, tuple(seeds), peers
         groups = len(tasks)
+        self._seed_indices = tuple(seed_indices or range(groups))
         self._epochs = np.zeros((groups, peers), np.int64)
         self._pools = make_pools(
             [task for task in tasks for _ in range(peers)],
@@ -89,8 +99,9 @@ class Actor:
         )
         sizes = [chunk] * (groups // chunk)
         self._sizes = tuple(sizes + [groups % chunk] * (groups % chunk > 0))
-        self.env_time_s = 0.0
-        self.inference_time_s = 0.0
+        # Episodes of the epoch before, that were not drained when it ended.
+        self._early = [_NO_EPISODES] * (groups * peers)
+        self._times = {"env": 0.0, "inference": 0.0, "transfer": 0.0}
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -100,7 +111,8 @@ class Actor:
     def _seed(self, index: int) -> int:
         group, peer = divmod(index, self._peers)
         epoch = int(self._epochs[group, peer])
-        return pool_seed(self._base_seeds[group], group, peer, epoch)
+        index = self._seed_indices[group]
+        return pool_seed(self._base_seeds[group], index, peer, epoch)
 
     def start(self) -> None:
         """Build the pools and reset them."""
@@ -114,38 +126,54 @@ class Actor:
 
     def collect(
         self,
-        agents: AgentState,
+        agents: AgentState | list[AgentState],
         length: int,
         key: jax.Array,
     ) -> Rollout:
         """Act for ``length`` steps.
 
         Args:
-          agents: ``[G, K]``; they act with the parameters they have.
+          agents: ``[G, K]``, or the chunks of that; they act with the parameters
+            they have.
           length: T.
-          key: consumed.
+          key: consumed; one key, or one for each agent, ``[G, K]``.
 
         Returns:
           A rollout ``[G, K, T, B]`` on the device.
         """
         self._begin_epochs()
         groups, peers, _ = self.shape
-        chunks = _split(agents, self._sizes)
-        keys = _split(jax.random.split(key, (groups, peers)), self._sizes)
+        if not isinstance(agents, list):
+            agents = split_groups(agents, self._sizes)
+        if key.ndim == 0:
+            key = jax.random.split(key, (groups, peers))
+        keys = split_groups(key, self._sizes)
         buffers = self._buffers(length)
         starts = np.concatenate([[0], np.cumsum(self._sizes)])
         for t in range(length):
-            for i, (chunk, chunk_keys) in enumerate(zip(chunks, keys, strict=True)):
+            for i, (chunk, chunk_keys) in enumerate(zip(agents, keys, strict=True)):
                 members = range(starts[i], starts[i + 1])
                 if t > 0:
                     self._receive(buffers, members, t - 1)
                 self._act(buffers, members, t, (chunk, chunk_keys))
         self._receive(buffers, range(groups), length - 1)
-        return jax.device_put(_rollout(buffers))
+        start = time.perf_counter()
+        rollout = jax.block_until_ready(_rollout(buffers))
+        self._times["transfer"] += time.perf_counter() - start
+        return rollout
+
+    def take_times(self) -> dict[str, float]:
+        """Return the seconds spent on each stage since the last call."""
+        times, self._times = self._times, dict.fromkeys(self._times, 0.0)
+        return times
 
     def drain_episodes(self) -> list[list[Episodes]]:
         """Return the episodes finished since the last call, ``[G][K]``."""
-        drained = [pool.drain_episodes() for pool in self._pools]
+        drained = [
+            _join(early, pool.drain_episodes())
+            for early, pool in zip(self._early, self._pools, strict=True)
+        ]
+        self._early = [_NO_EPISODES] * len(self._pools)
         return [
             drained[i : i + self._peers] for i in range(0, len(drained), self._peers)
         ]
@@ -154,16 +182,20 @@ class Actor:
 
     def state(self) -> list[PoolTree]:
         """Return every pool's seed and actions; disturbs nothing."""
-        trees = []
-        for pool, epoch in zip(self._pools, self._epochs.flat, strict=True):
+        trees: list[PoolTree] = []
+        for pool, epoch, early in zip(
+            self._pools, self._epochs.flat, self._early, strict=True
+        ):
             state = pool.state()
             trees.append(
                 {
-                    "epoch": np.int64(epoch),
-                    "seed": np.int64(state.seed),
+                    "epoch": np.asarray(epoch),
+                    "early_returns": early.returns,
+                    "early_lengths": early.lengths,
+                    "seed": np.asarray(state.seed),
                     "actions": state.actions,
-                    "drained_steps": np.int64(state.drained_steps),
-                    "checksum": np.int64(state.checksum),
+                    "drained_steps": np.asarray(state.drained_steps),
+                    "checksum": np.asarray(state.checksum),
                 }
             )
         return trees
@@ -182,6 +214,12 @@ class Actor:
         """
         epochs = [int(tree["epoch"]) for tree in states]
         self._epochs = np.array(epochs, np.int64).reshape(self._epochs.shape)
+        self._early = [
+            Episodes(
+                np.asarray(tree["early_returns"]), np.asarray(tree["early_lengths"])
+            )
+            for tree in states
+        ]
         pool_states = [
             PoolState(
                 seed=int(tree["seed"]),
@@ -199,6 +237,8 @@ class Actor:
         """Rebuild the pools whose history has grown long."""
         for i, pool in enumerate(self._pools):
             if pool.needs_new_epoch:
+                # Not drained yet, and lost otherwise.
+                self._early[i] = _join(self._early[i], pool.drain_episodes())
                 self._epochs.flat[i] += 1
                 pool.rebuild(self._seed(i))
 
@@ -226,7 +266,7 @@ class Actor:
         buffers["behaviour_logits"][groups.start : groups.stop, :, t] = logits
         for g, k in self._members(groups):
             self._pools[g * self._peers + k].send(buffers["actions"][g, k, t])
-        self.inference_time_s += time.perf_counter() - start
+        self._times["inference"] += time.perf_counter() - start
 
     def _receive(
         self, buffers: dict[str, npt.NDArray[Any]], groups: range, t: int
@@ -238,7 +278,7 @@ class Actor:
                 buffers[name][g, k, t] = getattr(step, name)
             if t + 1 == buffers["rewards"].shape[2]:
                 buffers["observations"][g, k, t + 1] = step.observations
-        self.env_time_s += time.perf_counter() - start
+        self._times["env"] += time.perf_counter() - start
 
     def _buffers(self, length: int) -> dict[str, npt.NDArray[Any]]:
         """Return fresh arrays: the device may share the memory of what it is given."""
@@ -258,22 +298,28 @@ class Actor:
         }
 
 
-def _rollout(buffers: dict[str, npt.NDArray[Any]]) -> Rollout:
-    valid = buffers["valid"]
-    returns = buffers["raw_rewards"].sum(axis=2)
-    return Rollout(
-        observations=buffers["observations"],
-        transitions=Transitions(
-            actions=buffers["actions"],
-            behaviour_logits=buffers["behaviour_logits"],
-            rewards=buffers["rewards"],
-            is_terminal=buffers["is_terminal"],
-            cut=buffers["cut"],
-            valid=valid,
-            learn=np.ones(valid.shape, np.float32),
-            own=np.ones(valid.shape, np.bool_),
-        ),
-        returns=returns,
-        success=returns > 0,
-        env_steps=valid.sum(axis=(2, 3), dtype=np.int32),
+def _join(first: Episodes, then: Episodes) -> Episodes:
+    return Episodes(
+        returns=np.concatenate([first.returns, then.returns]),
+        lengths=np.concatenate([first.lengths, then.lengths]),
     )
+
+
+def _rollout(buffers: dict[str, npt.NDArray[Any]]) -> Rollout:
+    """Put the buffers on the device, in one transfer."""
+    returns, valid = buffers.pop("raw_rewards").sum(axis=2), buffers["valid"]
+    on_device = jax.device_put(
+        {
+            **buffers,
+            "learn": np.ones(valid.shape, np.float32),
+            "own": np.ones(valid.shape, np.bool_),
+            "returns": returns,
+            "success": returns > 0,
+            "env_steps": valid.sum(axis=(2, 3), dtype=np.int32),
+        }
+    )
+    transitions = {
+        field.name: on_device.pop(field.name)
+        for field in dataclasses.fields(Transitions)
+    }
+    return Rollout(transitions=Transitions(**transitions), **on_device)

@@ -1,0 +1,120 @@
+"""From the configuration of a run to what it is made of.
+
+Builds the static parts (tasks, agent, inner loop) and the first state; `train.py`
+runs them. No files, no environments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from metarl.agents import population as agents_population
+from metarl.agents.agent import Agent
+from metarl.agents.build import build_agent
+from metarl.agents.networks import build_value_network
+from metarl.config import TrainConfig
+from metarl.envs.tasks import PoolSpec, Task, pool_spec, resolve_environment
+from metarl.meta import trainer
+from metarl.meta.estimators import Population, ReverseMode
+from metarl.meta.inner_loop import InnerLoop
+from metarl.meta.objective import ValueFunction
+from metarl.rules import make_rule
+from metarl.rules.base import UpdateRule
+from metarl.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The static parts of a run.
+
+    Attributes:
+      tasks: one per group; agents cycle through the games in order.
+      pool_spec: shapes of observations and actions, the same for all.
+      agent: what all agents have in common.
+      estimator: of the meta-gradient.
+    """
+
+    tasks: tuple[Task, ...]
+    pool_spec: PoolSpec
+    agent: Agent
+    estimator: ReverseMode
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The rule that is being discovered."""
+        return self.agent.rule
+
+    @property
+    def games(self) -> tuple[str, ...]:
+        """Task ids of the games, each once, in order."""
+        return tuple(dict.fromkeys(task.game.task_id for task in self.tasks))
+
+
+def build(config: TrainConfig) -> Experiment:
+    """Return the static parts that ``config`` describes.
+
+    Raises:
+      UserError: the games do not exist or do not fit together.
+    """
+    games = resolve_environment(config.environment)
+    num_agents = config.population.num_agents or len(games)
+    tasks = tuple(games[i % len(games)] for i in range(num_agents))
+    spec = pool_spec(tasks[0], config.environment)
+    agent = build_agent(
+        config.agent,
+        make_rule(config.update_rule),
+        spec.num_actions,
+        lifetime_env_steps=config.population.lifetime_env_steps,
+    )
+    value = config.meta.value_function
+    torso = config.agent.network.torso if value.torso is None else value.torso
+    inner_loop = InnerLoop(
+        agent=agent,
+        value_function=ValueFunction(
+            build_value_network(torso, config.agent.network.convolution), value
+        ),
+        weights=config.meta.regularizers,
+        remat=config.meta.remat,
+    )
+    estimator = ReverseMode(inner_loop, chunk=config.population.chunk)
+    return Experiment(tasks, spec, agent, estimator)
+
+
+def initial_meta_params(experiment: Experiment, config: TrainConfig) -> Params:
+    """Return the random meta-parameters that the seed stands for."""
+    return jax.jit(experiment.rule.init_params)(_key(config, 0))
+
+
+def initial_state(
+    experiment: Experiment, config: TrainConfig, meta_params: Params
+) -> tuple[trainer.MetaState, Population]:
+    """Return the rule's optimisers and newborn agents, one group per task."""
+    spec, groups = experiment.pool_spec, len(experiment.tasks)
+    example = jnp.zeros((1, *spec.observation_shape), spec.observation_dtype)
+    value_function = experiment.estimator.inner_loop.value_function
+
+    @jax.jit
+    def init(
+        meta_params: Params, agents_key: jax.Array, values_key: jax.Array
+    ) -> tuple[trainer.MetaState, Population]:
+        agents = agents_population.init(
+            experiment.agent, agents_key, example, groups=groups, peers=1
+        )
+        values = jax.vmap(jax.vmap(lambda key: value_function.init(key, example)))(
+            jax.random.split(values_key, (groups, 1))
+        )
+        return trainer.init(meta_params, groups=groups), Population(agents, values)
+
+    return init(meta_params, _key(config, 1), _key(config, 2))
+
+
+def meta_step_key(config: TrainConfig, meta_step: int) -> jax.Array:
+    """Return the key of one meta-step: no PRNG state needs to be kept."""
+    return jax.random.fold_in(_key(config, 3), meta_step)
+
+
+def _key(config: TrainConfig, purpose: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(config.seed), purpose)

@@ -1,0 +1,162 @@
+"""From what a meta-step computed to rows of metrics and lines for a person.
+
+Host code beside `train.py`; `docs/metrics.md` says what every key means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+import numpy as np
+
+from metarl.console import format_duration, say
+from metarl.envs.suites import human_normalized_score
+from metarl.experiment import Experiment
+from metarl.rollout.actor import Actor
+from metarl.types import Params
+
+_LOSSES = {"loss": "total_loss", "pi_loss": "policy_loss"}
+"""Our names of losses to the ones that are logged; the others keep theirs."""
+
+
+class MetaLog:
+    """Makes a row of each logged meta-step, with rates since the row before."""
+
+    def __init__(self, experiment: Experiment, actor: Actor) -> None:
+        """Start the clocks."""
+        self._experiment, self._actor = experiment, actor
+        self._times = {"learn": 0.0, "meta": 0.0}
+        self._logged_at, self._logged_steps = time.perf_counter(), 0
+        self.newest: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the block's time to ``stats/{stage}_time``."""
+        start = time.perf_counter()
+        yield
+        self._times[stage] += time.perf_counter() - start
+
+    def row(
+        self, metrics: Mapping[str, np.ndarray], *, env_steps: int
+    ) -> dict[str, float]:
+        """Return a row by the names of `docs/metrics.md`.
+
+        Args:
+          metrics: of one meta-step, on the host; of all groups, or scalars.
+          env_steps: so far.
+        """
+        row: dict[str, float] = {}
+        for name, values in metrics.items():
+            mean = float(np.mean(values))
+            if not name.startswith("inner/"):
+                row[f"meta/{name}"] = mean
+                continue
+            name = name.removeprefix("inner/")
+            if name == "learning_rate":
+                row["charts/learning_rate"] = mean
+            elif name.startswith("rule_entropy"):
+                row[f"meta/{name}"] = mean
+            else:
+                row[f"losses/{_LOSSES.get(name, name)}"] = mean
+        row |= self._agents() | self._speed(env_steps)
+        self.newest = row | {"global_step": float(env_steps)}
+        return row
+
+    def _agents(self) -> dict[str, float]:
+        """Return what the episodes that finished since the last row were worth."""
+        finished: dict[str, list[np.ndarray]] = {}
+        lengths: list[np.ndarray] = []
+        for task, peers in zip(
+            self._experiment.tasks, self._actor.drain_episodes(), strict=True
+        ):
+            for episodes in peers:
+                finished.setdefault(task.game.task_id, []).append(episodes.returns)
+                lengths.append(episodes.lengths)
+        row: dict[str, float] = {}
+        for game, returns in finished.items():
+            together = np.concatenate(returns)
+            if not together.size:
+                continue
+            mean = float(together.mean())
+            row[f"agents/{game}/episodic_return"] = mean
+            score = human_normalized_score(game, mean)
+            if score is not None:
+                row[f"agents/{game}/human_normalized_score"] = score
+            if len(finished) == 1:
+                row["charts/episodic_return"] = mean
+                row["charts/episodic_length"] = float(np.concatenate(lengths).mean())
+        return row
+
+    def _speed(self, env_steps: int) -> dict[str, float]:
+        now = time.perf_counter()
+        seconds, steps = now - self._logged_at, env_steps - self._logged_steps
+        self._logged_at, self._logged_steps = now, env_steps
+        times = self._actor.take_times() | self._times
+        self._times = dict.fromkeys(self._times, 0.0)
+        row = {f"stats/{stage}_time": value for stage, value in times.items()}
+        row["charts/SPS"] = steps / seconds
+        memory = jax.devices()[0].memory_stats()
+        if memory and "peak_bytes_in_use" in memory:
+            row["stats/device_memory_peak_bytes"] = float(memory["peak_bytes_in_use"])
+        return row
+
+
+def shown(row: Mapping[str, float], *, frames_per_step: int) -> dict[str, float | None]:
+    """Return the numbers that the console shows of a row."""
+    scores = [v for k, v in row.items() if k.endswith("/human_normalized_score")]
+    steps = row["global_step"]
+    return {
+        "global_step": int(steps),
+        "frames": int(steps * frames_per_step),
+        "episodic_return": row.get("charts/episodic_return"),
+        "human_normalized_score": float(np.mean(scores)) if scores else None,
+        "meta_loss": row.get("meta/loss"),
+        "meta_grad_norm": row.get("meta/grad_norm"),
+        "moved": row.get("meta/distance"),
+        "SPS": int(row["charts/SPS"]),
+    }
+
+
+def announcement(experiment: Experiment, meta_params: Params) -> list[str]:
+    """Return the lines that a run begins with: device, games, sizes."""
+    device = jax.devices()[0]
+    example = np.zeros(
+        (1, *experiment.pool_spec.observation_shape),
+        experiment.pool_spec.observation_dtype,
+    )
+    agent = jax.eval_shape(experiment.agent.init, jax.random.key(0), example)
+    games = experiment.games
+    names = ", ".join(games[:6]) + (f" and {len(games) - 6} more" if games[6:] else "")
+    return [
+        f"devices={jax.device_count()} platform={device.platform} "
+        f"device={device.device_kind.replace(' ', '_')}",
+        f"agents={len(experiment.tasks)} games={len(games)}: {names}",
+        f"parameters: {_count(meta_params):,} of the rule, "
+        f"{_count(agent.params):,} of each agent; observations "
+        f"{list(experiment.pool_spec.observation_shape)}, "
+        f"{experiment.pool_spec.num_actions} actions",
+    ]
+
+
+def report_replay() -> Callable[[int, int], None]:
+    """Return a reporter of how far the pools' replay is, and how long it will take."""
+    start = said = time.monotonic()
+
+    def report(done: int, to_do: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if done in (0, to_do):
+            say(f"replaying the environments: {done:,} of {to_do:,} steps")
+        elif now - said > 5:
+            said = now
+            eta = format_duration((now - start) * (to_do - done) / done)
+            say(f"replaying the environments: {done:,} of {to_do:,} steps eta={eta}")
+
+    return report
+
+
+def _count(params: Params) -> int:
+    return sum(x.size for x in jax.tree.leaves(params))

@@ -1,0 +1,372 @@
+"""The meta-training loop, in reading order: act, learn, differentiate, move the rule.
+
+Host code: it owns the run's folder, its checkpoints, signals and clocks. One
+meta-step is `MetaTraining.meta_step`; `meta_log.py` makes rows of its metrics.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from metarl import experiment as experiments
+from metarl import meta_log, rule_files
+from metarl.agents import population as agents_population
+from metarl.agents.agent import Agent, AgentState
+from metarl.checkpoint import AS_STORED, CheckpointStore
+from metarl.config import MetaOptimizerConfig, TrainConfig
+from metarl.console import Progress, heartbeat, say
+from metarl.errors import UserError
+from metarl.meta import trainer
+from metarl.meta.estimators import Population
+from metarl.meta.inner_loop import Window
+from metarl.meta.objective import ValueState
+from metarl.numerics import global_norm
+from metarl.provenance import git_commit
+from metarl.rollout.actor import Actor
+from metarl.rules.base import Metrics
+from metarl.run_folder import RunFolder, describe_machine
+from metarl.tracking import Position, RunLabels, Tracker
+from metarl.types import Params, Rollout
+
+EXIT_DONE, EXIT_FAILED, EXIT_PREEMPTED = 0, 1, 75
+
+
+def main(config: TrainConfig, *, resume: Path | None = None) -> int:
+    """Meta-train a rule as `metarl train` does; return the exit code.
+
+    Args:
+      config: resolved.
+      resume: the run to go on with; `config` is then its own, with overrides.
+    """
+    if resume is None:
+        folder = RunFolder.create(config)
+    else:
+        folder = RunFolder(resume)
+        folder.accept_changes(config)
+    with MetaTraining(config, folder) as training:
+        training.begin()
+        return training.run()
+
+
+class MetaTraining:
+    """One run: what it is made of, and where it stands."""
+
+    def __init__(self, config: TrainConfig, folder: RunFolder) -> None:
+        """Build the parts and the first state; `begin` may replace the latter."""
+        self.config, self.folder = config, folder
+        self.experiment = experiments.build(config)
+        self.parent = _load_parent(config)
+        self.initial_params: Params = (
+            experiments.initial_meta_params(self.experiment, config)
+            if self.parent is None
+            else jax.device_put(self.parent.meta_params)
+        )
+        self.meta, self.population = experiments.initial_state(
+            self.experiment, config, jax.tree.map(jnp.copy, self.initial_params)
+        )
+        self.meta_steps = self.env_steps = 0
+        self.failure: str | None = None
+        self.actor = Actor(
+            self.experiment.agent,
+            self.experiment.tasks,
+            config.environment,
+            seeds=[config.seed] * len(self.experiment.tasks),
+            chunk=config.population.chunk,
+        )
+        self.checkpoints = CheckpointStore(
+            folder.checkpoints, keep=config.checkpoint.keep
+        )
+        self.log = meta_log.MetaLog(self.experiment, self.actor)
+
+    def __enter__(self) -> MetaTraining:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Free the environments and finish the last save."""
+        self.actor.close()
+        self.checkpoints.close()
+
+    # --- The loop -----------------------------------------------------------------
+
+    def run(self) -> int:
+        """Take meta-steps until they are done or a signal says stop."""
+        total = self.config.meta_steps
+        if self.meta_steps >= total:
+            say(
+                f"{self.folder.path}: finished already, after {self.meta_steps} "
+                "meta-steps (extend it with meta_steps=...)"
+            )
+            return EXIT_DONE
+        for line in meta_log.announcement(self.experiment, self.meta.params):
+            say(line)
+        with self._tracker() as tracker, _stop_signals() as told_to_stop:
+            # The first meta-step compiles, and says so in lines of its own.
+            with heartbeat("compiling and taking the first meta-step"):
+                self._step_and_log(tracker)
+            with Progress(
+                total, "meta-training", "meta_step", done=self.meta_steps
+            ) as progress:
+                while self.meta_steps < total and not told_to_stop():
+                    if self.meta_steps % self.config.checkpoint.every == 0:
+                        self.save()
+                    row = self._step_and_log(tracker)
+                    progress.update(self.meta_steps, self._shown(row))
+                    if self.failure is not None:
+                        break
+            self.save()
+            tracker.log_artifact(self.folder.rule)
+        if self.failure is not None:
+            say(f"meta_step={self.meta_steps}: {self.failure}")
+            return EXIT_FAILED
+        return self._farewell()
+
+    def meta_step(self) -> Metrics:
+        """Let the population act and learn, and move the meta-parameters once.
+
+        Returns:
+          The metrics of the estimator, each ``[G]``, and of the meta-update.
+        """
+        key = experiments.meta_step_key(self.config, self.meta_steps)
+        self.population, grads, metrics = self.experiment.estimator(
+            self.play, self.meta.params, self.population, key
+        )
+        with self.log.measure("meta"):
+            self.meta, update_metrics = _meta_update(
+                self.config.meta.optimizer, self.meta, grads
+            )
+            jax.block_until_ready(self.meta)
+        self.meta_steps += 1
+        skipped = int(jax.device_get(self.meta.skipped_in_a_row))
+        if skipped >= self.config.meta.max_skipped:
+            self.failure = (
+                f"meta-gradients were not finite in {skipped} meta-steps in a row, "
+                f"in {trainer.offending_leaf(grads)} first (meta.max_skipped)"
+            )
+        return {**metrics, **update_metrics}
+
+    def play(
+        self, meta_params: Params, population: Population, key: jax.Array
+    ) -> tuple[Population, jax.Array, Window]:
+        """Act and update N times, then act for validation; see `estimators.Play`."""
+        meta, length = self.config.meta, self.config.population.rollout_length
+        start = agents = population.agents
+        keys = jax.random.split(key, (meta.inner_updates, 2))
+        update_keys, rollouts = [], []
+        for act_key, update_key in keys:
+            actors = agents if meta.acting == "current" else start
+            rollout = self._collect(actors, length, act_key)
+            per_group = jax.random.split(update_key, len(self.experiment.tasks))
+            with self.log.measure("learn"):
+                agents = jax.block_until_ready(
+                    _update(
+                        self.experiment.agent,
+                        self.config.population.chunk,
+                        (meta_params, agents, rollout, per_group),
+                    )
+                )
+            rollouts.append(rollout)
+            update_keys.append(per_group)
+        validation = self._collect(
+            agents if meta.acting == "current" else start,
+            length * meta.validation_rollouts,
+            jax.random.fold_in(key, meta.inner_updates),
+        )
+        # What acting cost belongs to the agents; validation steps are lived too.
+        agents = dataclasses.replace(
+            agents, env_steps=agents.env_steps + _steps_per_group(validation)
+        )
+        window = _window(start, population.values, rollouts, update_keys, validation)
+        objective = jnp.mean(validation.returns, axis=(1, 2))
+        return dataclasses.replace(population, agents=agents), objective, window
+
+    def _collect(self, agents: AgentState, length: int, key: jax.Array) -> Rollout:
+        rollout = self.actor.collect(agents, length, key)
+        self.env_steps += int(jax.device_get(rollout.env_steps).sum())
+        return rollout
+
+    # --- What is kept -------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Take up the newest checkpoint, or start anew where there is none."""
+        step = self.checkpoints.latest_step()
+        if step is None:
+            self.actor.start()
+            self._write_rule()
+            return
+        saved = self.checkpoints.metadata(step)
+        if (machine := describe_machine()) != saved["machine"]:
+            say(
+                f"warning: the run was saved on {saved['machine']}, and goes on on "
+                f"{machine}: results will differ in their last bits from there on"
+            )
+        tree = self._tree()
+        pools = [dict.fromkeys(pool, AS_STORED) for pool in tree["pools"]]
+        tree = self.checkpoints.restore(step, {**tree, "pools": pools})
+        self.meta, self.population = tree["meta"], tree["population"]
+        self.meta_steps, self.env_steps = step, int(str(saved["env_steps"]))
+        if step < self.config.meta_steps:
+            self.actor.restore(tree["pools"], report=meta_log.report_replay())
+
+    def save(self) -> None:
+        """Store everything that is needed to go on, and the rule."""
+        metadata = {"env_steps": self.env_steps, "machine": describe_machine()}
+        self.checkpoints.save(self.meta_steps, self._tree(), metadata)
+        self._write_rule()
+
+    def _tree(self) -> dict[str, Any]:
+        return {
+            "meta": self.meta,
+            "population": self.population,
+            "pools": self.actor.state(),
+        }
+
+    def _write_rule(self) -> None:
+        config = self.config
+        manifest = rule_files.new_manifest(
+            config.update_rule,
+            games_seen=self.experiment.games,
+            meta_steps=self.meta_steps,
+            env_steps=self.env_steps,
+            agent={
+                "agent": config.agent.model_dump(mode="json"),
+                "rollout_length": config.population.rollout_length,
+                "num_envs": config.environment.num_envs,
+                "environment": config.environment.model_dump(mode="json"),
+            },
+        )
+        if self.parent is not None:
+            parents = [(self.parent.name, self.parent.manifest)]
+            manifest = rule_files.inherit(manifest, parents)
+        rule_files.save_rule(
+            self.folder.rule, jax.device_get(self.meta.params), manifest
+        )
+
+    # --- What is said -------------------------------------------------------------
+
+    def _step_and_log(self, tracker: Tracker) -> dict[str, float]:
+        metrics = self.meta_step()
+        if self.meta_steps % self.config.tracking.log_every == 0:
+            metrics["distance"] = _relative_distance(
+                self.meta.params, self.initial_params
+            )
+            row = self.log.row(jax.device_get(metrics), env_steps=self.env_steps)
+            tracker.log(row, global_step=self.env_steps, meta_step=self.meta_steps)
+        return self.log.newest
+
+    def _shown(self, row: dict[str, float]) -> dict[str, float | None]:
+        atari = self.experiment.tasks[0].game.family == "atari"
+        skip = self.config.environment.atari.frame_skip if atari else 1
+        return meta_log.shown(row, frames_per_step=skip) if row else {}
+
+    def _farewell(self) -> int:
+        moved = float(_relative_distance(self.meta.params, self.initial_params))
+        say(
+            f"{self.folder.path}: {self.meta_steps} meta-steps, {self.env_steps:,} "
+            f"environment steps; the meta-parameters moved by {moved:.3%} of their norm"
+        )
+        say(f"rule: {self.folder.rule}")
+        if self.meta_steps >= self.config.meta_steps:
+            return EXIT_DONE
+        say(f"stopped and saved; go on with: metarl train --resume {self.folder.path}")
+        return EXIT_PREEMPTED
+
+    def _tracker(self) -> Tracker:
+        position = None
+        if self.meta_steps > 0:
+            position = Position(self.env_steps, self.meta_steps)
+        commit = git_commit()
+        labels = RunLabels(
+            name=self.folder.path.name,
+            group=self.config.exp_name,
+            tags=() if commit is None else (commit,),
+        )
+        return Tracker(
+            self.folder.path,
+            self.config.tracking,
+            self.config.model_dump(mode="json"),
+            labels,
+            resume=position,
+        )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _update(
+    agent: Agent, chunk: int, inputs: tuple[Params, AgentState, Rollout, jax.Array]
+) -> AgentState:
+    return agents_population.update(agent, *inputs, chunk=chunk)[0]
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _meta_update(
+    config: MetaOptimizerConfig, state: trainer.MetaState, grads: Params
+) -> tuple[trainer.MetaState, Metrics]:
+    return trainer.update(config, state, grads)
+
+
+@jax.jit
+def _steps_per_group(rollout: Rollout) -> jax.Array:
+    """Return the environment steps of a rollout, over each group: ``i32[G, K]``."""
+    steps = jnp.sum(rollout.env_steps, axis=1, keepdims=True)
+    return jnp.broadcast_to(steps, rollout.env_steps.shape)
+
+
+@jax.jit
+def _window(
+    agents: AgentState,
+    values: ValueState,
+    rollouts: list[Rollout],
+    keys: list[jax.Array],
+    validation: Rollout,
+) -> Window:
+    """Stack what one meta-step recorded behind the axis G."""
+    stacked = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *rollouts)
+    return Window(agents, values, stacked, jnp.stack(keys, axis=1), validation)
+
+
+@jax.jit
+def _relative_distance(params: Params, origin: Params) -> jax.Array:
+    difference = jax.tree.map(jnp.subtract, params, origin)
+    return global_norm(difference) / jnp.maximum(global_norm(origin), 1e-12)
+
+
+def _load_parent(config: TrainConfig) -> rule_files.LoadedRule | None:
+    """Return the rule that meta-training starts from, if one is given.
+
+    Raises:
+      UserError: it is none, or not of the configured shape.
+    """
+    if config.initial_rule is None:
+        return None
+    parent = rule_files.load_rule(config.initial_rule)
+    if parent.manifest.config != config.update_rule:
+        raise UserError(
+            f"initial_rule: {config.initial_rule} has another configuration than "
+            "update_rule; give update_rule the one that `metarl rules show "
+            f"{config.initial_rule}` prints"
+        )
+    return parent
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Note SIGTERM and SIGUSR1 while the block runs, as SLURM sends before a kill."""
+    received: list[int] = []
+    signals = (signal.SIGTERM, signal.SIGUSR1)
+    before = [
+        signal.signal(s, lambda number, _: received.append(number)) for s in signals
+    ]
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)

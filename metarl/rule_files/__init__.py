@@ -6,6 +6,7 @@ rules in and out; `published.py` DiscoRL's format; `listing.py` what is printed.
 
 from __future__ import annotations
 
+from metarl.provenance import git_commit, package_versions
 from metarl.rule_files.listing import list_rules, show_rule
 from metarl.rule_files.loading import (
     BUILT_IN,
@@ -33,11 +34,13 @@ __all__ = [
     "Status",
     "export_rule",
     "find_rule",
+    "git_commit",
     "import_rule",
     "inherit",
     "list_rules",
     "load_rule",
     "new_manifest",
+    "package_versions",
     "save_rule",
     "show_rule",
     "status",

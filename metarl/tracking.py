@@ -1,0 +1,371 @@
+"""Metrics of a run: always as JSON lines, and in Weights & Biases where it can be had.
+
+A host module and a leaf. `docs/metrics.md` says what every key means. A run never
+waits for W&B and never fails because of it: whatever goes wrong there becomes one
+warning, and the JSON lines go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import netrc
+import os
+import re
+import secrets
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from metarl.config import TrackingConfig
+from metarl.console import say
+from metarl.rule_files import folder as rule_folder
+
+if TYPE_CHECKING:
+    import wandb
+
+Mode = Literal["online", "offline", "disabled"]
+_MODES = ("online", "offline", "disabled")
+_STEPS = ("global_step", "meta_step")
+_ON_META_STEP = ("meta", "eval")
+"""Families of keys whose x-axis is `meta_step`; that of all others is `global_step`."""
+_OPEN: set[str] = set()  # ids of the W&B runs of this process that are not finished
+_INIT_TIMEOUT_S = 15.0
+_FINISH_TIMEOUT_S = 60.0  # what is not uploaded by then stays on disk for `wandb sync`
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a resumed run goes on: rows after it are dropped and written anew."""
+
+    global_step: int
+    meta_step: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RunLabels:
+    """What a run is called in W&B.
+
+    Attributes:
+      name: of the run, like the run directory's.
+      group: what several seeds share; the experiment's name.
+      tags: the commit, and whatever runs are searched by.
+      job_type: "train" or "evaluate".
+    """
+
+    name: str
+    group: str
+    tags: tuple[str, ...] = ()
+    job_type: str = "train"
+
+
+class Tracker:
+    """Writes a run's metrics; use as a context manager."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config: TrackingConfig,
+        run_config: Mapping[str, object],
+        labels: RunLabels,
+        *,
+        resume: Position | None = None,
+    ) -> None:
+        """Open ``run_dir/metrics.jsonl``, and a W&B run unless that is disabled.
+
+        Args:
+          run_dir: made where missing.
+          config: of the tracking.
+          run_config: the resolved configuration, as plain JSON values.
+          labels: for W&B.
+          resume: None for a run that starts: rows of an earlier start are dropped.
+        """
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._run_dir, self._labels = run_dir, labels
+        path = run_dir / "metrics.jsonl"
+        _drop_rows_after(path, resume)
+        self._file = path.open("a", encoding="utf-8")
+        self._run: wandb.Run | None = None
+        self._families: set[str] = set()
+        self._start_wandb(config, flat_config(run_config))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(exit_code=0 if error is None else 1)
+
+    def log(
+        self,
+        metrics: Mapping[str, float],
+        *,
+        global_step: int | None = None,
+        meta_step: int | None = None,
+    ) -> None:
+        """Write one row.
+
+        Args:
+          metrics: scalars by key; those that are not finite become null.
+          global_step: environment steps so far, summed over environments.
+          meta_step: meta-steps so far. At least one of the two.
+        """
+        steps = {"global_step": global_step, "meta_step": meta_step}
+        row: dict[str, float | None]
+        row = {step: value for step, value in steps.items() if value is not None}
+        if not row:
+            raise ValueError("log() needs global_step or meta_step")
+        if overlap := sorted(set(_STEPS) & set(metrics)):
+            raise ValueError(f"'{overlap[0]}' is an argument of log(), not a metric")
+        row |= {key: _plain(value) for key, value in metrics.items()}
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.flush()
+        with self._guarded("log") as run:
+            if run is not None:
+                self._define(run, metrics)
+                run.log({key: v for key, v in row.items() if v is not None})
+
+    def log_artifact(self, rule_dir: Path) -> None:
+        """Store the rule in ``rule_dir`` as a W&B artifact of type "rule"."""
+        with self._guarded("log_artifact") as run:
+            if run is None:
+                return
+            import wandb
+
+            arrays, manifest = rule_folder.read(rule_dir)
+            name = re.sub(r"[^A-Za-z0-9_.-]", "-", f"{self._labels.name}-rule")
+            artifact = wandb.Artifact(
+                name[-128:],
+                type="rule",
+                metadata=json.loads(manifest) if manifest else None,
+            )
+            with artifact.new_file(rule_folder.ARRAYS, mode="wb") as file:
+                file.write(arrays)
+            if manifest:
+                with artifact.new_file(rule_folder.MANIFEST, mode="w") as file:
+                    file.write(manifest)
+            run.log_artifact(artifact)
+
+    def log_video(self, game: str, path: Path, *, global_step: int) -> None:
+        """Show the MP4 at ``path`` under ``videos/{game}``."""
+        with self._guarded("log_video") as run:
+            if run is None:
+                return
+            import wandb
+
+            key = f"videos/{game}"
+            self._define(run, {key: 0.0})
+            video = wandb.Video(str(path), format="mp4")
+            run.log({key: video, "global_step": global_step})
+
+    def close(self, *, exit_code: int = 0) -> None:
+        """Finish both; safe to call twice.
+
+        Args:
+          exit_code: other than 0 marks the W&B run as failed.
+        """
+        self._file.close()
+        with self._guarded("finish") as run:
+            if run is not None:
+                _finish(run, exit_code)
+        self._run = None
+
+    def _start_wandb(
+        self, config: TrackingConfig, run_config: dict[str, object]
+    ) -> None:
+        """Open the W&B run; offline where online fails; none where that fails too."""
+        mode = wandb_mode(config)
+        if mode == "disabled":
+            return
+        if mode == "online":
+            with self._guarded("init (online)", then="going on offline"):
+                self._run = self._init("online", config, run_config)
+        if self._run is None:
+            with self._guarded("init (offline)"):
+                self._run = self._init("offline", config, run_config)
+
+    def _init(
+        self, mode: Mode, config: TrackingConfig, run_config: dict[str, object]
+    ) -> wandb.Run:
+        import wandb
+
+        if not _OPEN and wandb.run is None:
+            # The service of a start that failed would still hold the run's id.
+            wandb.teardown()
+        settings = {
+            "console": "off",  # our own lines stay where they are printed
+            "silent": True,
+            "disable_git": True,  # the commit is a tag and in versions.json
+            "init_timeout": _INIT_TIMEOUT_S,
+            "finish_timeout": _FINISH_TIMEOUT_S,
+        }
+        known = wandb.Settings.model_fields  # an older wandb has not all of them
+        run = wandb.init(
+            mode=mode,
+            dir=str(self._run_dir),
+            id=_run_id(self._run_dir),
+            resume="allow",
+            reinit="create_new",
+            project=config.project,
+            entity=config.entity,
+            name=self._labels.name,
+            group=self._labels.group,
+            job_type=self._labels.job_type,
+            tags=[tag[:64] for tag in self._labels.tags],  # W&B's limit
+            config=run_config,
+            settings=wandb.Settings(
+                **{key: value for key, value in settings.items() if key in known}
+            ),
+        )
+        _OPEN.add(run.id)
+        for step in _STEPS:
+            run.define_metric(step, hidden=True)
+        return run
+
+    def _define(self, run: wandb.Run, metrics: Mapping[str, object]) -> None:
+        """Give every family of keys its x-axis when its first key comes."""
+        for family in {key.partition("/")[0] for key in metrics} - self._families:
+            step = "meta_step" if family in _ON_META_STEP else "global_step"
+            run.define_metric(f"{family}/*", step_metric=step)
+            self._families.add(family)
+
+    @contextlib.contextmanager
+    def _guarded(
+        self, action: str, *, then: str = "metrics.jsonl goes on"
+    ) -> Iterator[wandb.Run | None]:
+        """Turn whatever W&B raises into one warning, and go on without it."""
+        try:
+            yield self._run
+        except Exception as error:  # W&B documents no base class of its errors
+            self._run = None
+            first = str(error).strip().partition("\n")[0]
+            reason = f"{type(error).__name__}: {first}".rstrip(": ")
+            say(f"warning: W&B {action} failed ({reason}); {then}")
+
+
+def _finish(run: wandb.Run, exit_code: int) -> None:
+    """Finish ``run``, and end W&B's service process with the last run that is open.
+
+    The service writes an offline run's last rows seconds after the run is finished,
+    or when it ends.
+    """
+    import wandb
+
+    run.finish(exit_code=exit_code)
+    _OPEN.discard(run.id)
+    if not _OPEN and wandb.run is None:  # nor one of the user's own
+        wandb.teardown()
+
+
+def wandb_mode(config: TrackingConfig) -> Mode:
+    """Return how W&B is used: `WANDB_MODE`, else the configuration, never prompting.
+
+    Nobody logged in: offline, also where online was asked for.
+    """
+    wanted: str = os.environ.get("WANDB_MODE", "").strip().lower()
+    wanted = {"dryrun": "offline", "run": "online", "shared": "online"}.get(
+        wanted, wanted
+    )
+    if wanted not in _MODES:
+        if wanted:
+            say(f"warning: WANDB_MODE '{wanted}' is none of {', '.join(_MODES)}")
+        wanted = config.wandb
+    if wanted == "disabled":
+        return "disabled"
+    if wanted == "offline":
+        return "offline"
+    if is_logged_in():
+        return "online"
+    if wanted == "online":
+        say("warning: nobody is logged in to W&B; this run is tracked offline")
+    return "offline"
+
+
+def is_logged_in() -> bool:
+    """Return whether W&B would find credentials, without asking for them."""
+    if any(os.environ.get(f"WANDB_{k}") for k in ("API_KEY", "IDENTITY_TOKEN_FILE")):
+        return True
+    url = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    host = urllib.parse.urlsplit(url).hostname or ""
+    chosen = os.environ.get("NETRC")
+    names = (
+        [Path(chosen)] if chosen else [Path.home() / n for n in (".netrc", "_netrc")]
+    )
+    for path in names:
+        try:
+            entry = netrc.netrc(path).authenticators(host)
+        except (OSError, netrc.NetrcParseError):
+            continue
+        if entry is not None:
+            return True
+    return False
+
+
+def flat_config(run_config: Mapping[str, object]) -> dict[str, object]:
+    """Return ``run_config`` with `env_id`, `exp_name` and `seed` at the top.
+
+    Tools that compare runs across projects filter on these three. `env_id` is the
+    game, the games joined by "+", or the suite.
+    """
+    config = dict(run_config)
+    environment = config.get("environment")
+    if "env_id" not in config and isinstance(environment, Mapping):
+        games = environment.get("games") or ()
+        config["env_id"] = "+".join(games) or environment.get("suite")
+    seeds = config.get("seeds")
+    if "seed" not in config and isinstance(seeds, Sequence):
+        config["seed"] = seeds[0] if len(seeds) == 1 else None
+    config.setdefault("exp_name", None)
+    return config
+
+
+def _run_id(run_dir: Path) -> str:
+    """Return the W&B id that this run has had since its first start."""
+    path = run_dir / "wandb_id"
+    with contextlib.suppress(FileNotFoundError):
+        if stored := path.read_text().strip():
+            return stored
+    run_id = secrets.token_hex(4)
+    rule_folder.write_file(path, f"{run_id}\n".encode())
+    return run_id
+
+
+def _plain(value: float) -> float | int | None:
+    """Return ``value`` as JSON can hold it; null where it is not finite."""
+    if isinstance(value, int):
+        return int(value)
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _drop_rows_after(path: Path, position: Position | None) -> None:
+    """Keep the rows of ``path`` up to ``position``, and no half row."""
+    if not path.exists():
+        return
+    kept = [] if position is None else [*_rows_until(path, position)]
+    rule_folder.write_file(path, b"".join(kept))
+
+
+def _rows_until(path: Path, position: Position) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the writer was killed within this row
+            if not line.endswith(b"\n"):
+                continue
+            if position.meta_step is not None and "meta_step" in row:
+                is_kept = row["meta_step"] <= position.meta_step
+            else:
+                is_kept = row.get("global_step", 0) <= position.global_step
+            if is_kept:
+                yield line

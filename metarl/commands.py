@@ -49,11 +49,13 @@ def evaluate(args: argparse.Namespace) -> int:
     if not rules:
         raise UserError("evaluate: at least one RULE is needed")
     suite = [] if args.suite is None else [f"environment.suite={args.suite}"]
+    # Loaded here for the platform alone, since reading a rule already uses JAX; each
+    # rule has defaults of its own under these files and overrides.
     config = _load(EvaluationConfig, files, [*suite, *args.overrides])
     _start_jax(config.runtime)
     from metarl.evaluation import main
 
-    return main(config, rules)
+    return main(rules, args.suite, files, args.overrides)
 
 
 def rules_list(args: argparse.Namespace) -> int:

@@ -84,6 +84,8 @@ def load(
     model: type[Config],
     files: Iterable[str | Path] = (),
     overrides: Iterable[str] = (),
+    *,
+    defaults: Mapping[str, object] | None = None,
 ) -> Config:
     """Return the configuration that defaults, files and overrides make together.
 
@@ -94,12 +96,13 @@ def load(
       model: the schema.
       files: YAML files, later ones on top.
       overrides: `key=value` or `--key=value`, with dotted keys and YAML values.
+      defaults: lie under the files, and over the model's own.
 
     Raises:
       UserError: a file cannot be read, an override has no such form, or a value does
         not fit the schema. One line, which names the first mistake and counts others.
     """
-    tree: Tree = model().model_dump(mode="json")
+    tree = merge(model().model_dump(mode="json"), defaults or {})
     for file in files:
         tree = merge(tree, read_yaml(Path(file)))
     # Together, so that the order of a new kind and its settings does not matter, and

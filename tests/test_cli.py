@@ -13,7 +13,7 @@ import pytest
 
 import metarl
 from metarl import cli, commands
-from metarl.config import EvaluationConfig, TrainConfig
+from metarl.config import TrainConfig
 from metarl.config_loader import load
 from metarl.errors import UserError
 
@@ -158,21 +158,25 @@ def test_short_options_take_their_value_in_both_ways(recorded):
     assert [(args.rule, args.output) for args in recorded] == [("R", Path("F"))] * 2
 
 
-def test_evaluate_loads_suite_and_overrides(monkeypatch, tmp_path):
+def test_evaluate_tells_rules_from_configurations(monkeypatch, tmp_path):
     calls = []
     module = type(sys)("metarl.evaluation")
-    module.main = lambda config, rules: calls.append((config, rules)) or 0
+    module.main = lambda *given: calls.append(given) or 0
     monkeypatch.setitem(sys.modules, "metarl.evaluation", module)
-    (tmp_path / "e.yaml").write_text("rollout_length: 5\n")
-    words = ["evaluate", "RUN", "--suite", "catch", str(tmp_path / "e.yaml")]
-    assert cli.main([*words, "actor_critic", "seeds=[4]", "env_steps=2e5"]) == 0
-    config, rules = calls[0]
-    assert rules == ["RUN", "actor_critic"]
-    assert config == load(
-        EvaluationConfig,
-        [tmp_path / "e.yaml"],
-        ["environment.suite=catch", "seeds=[4]", "env_steps=200_000"],
-    )
+    file = tmp_path / "e.yaml"
+    file.write_text("rollout_length: 5\n")
+    words = ["evaluate", "RUN", "--suite", "catch", str(file), "actor_critic"]
+    assert cli.main([*words, "seeds=[4]", "env_steps=2e5"]) == 0
+    overrides = ["seeds=[4]", "env_steps=2e5"]
+    assert calls == [(["RUN", "actor_critic"], "catch", [file], overrides)]
+
+
+def test_evaluate_refuses_mistakes_before_it_reads_a_rule(capsys):
+    assert cli.main(["evaluate", "no_such_rule", "--suite", "catsh"]) == 2
+    line = "metarl: environment.suite: unknown suite 'catsh'; did you mean 'catch'?"
+    assert capsys.readouterr().err.startswith(line)
+    assert cli.main(["evaluate", "a.yaml", "--suite", "catch"]) == 2
+    assert capsys.readouterr().err == "metarl: evaluate: at least one RULE is needed\n"
 
 
 def test_resuming_starts_from_the_stored_configuration(monkeypatch, tmp_path):

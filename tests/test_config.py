@@ -75,6 +75,13 @@ def test_a_kind_and_its_fields_may_be_given_in_any_order(order):
     assert rule == ActorCriticConfig(entropy_cost=0.5)
 
 
+def test_given_defaults_lie_between_the_models_and_the_files(write):
+    base = write("a.yaml", "seed: 2\n")
+    config = load(TrainConfig, [base], defaults={"seed": 3, "meta_steps": 4})
+    assert (config.seed, config.meta_steps) == (2, 4)
+    assert config.exp_name == TrainConfig().exp_name
+
+
 def test_lists_are_replaced_not_merged(write):
     base = write("a.yaml", "environment: {games: [Pong-v5, Boxing-v5]}\n")
     config = load(TrainConfig, [base], ["environment.games=[Qbert-v5]"])

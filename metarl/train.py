@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from metarl.meta.inner_loop import Window
 from metarl.meta.objective import ValueState
 from metarl.numerics import global_norm
 from metarl.provenance import git_commit
-from metarl.rollout.actor import Actor
+from metarl.rollout.actor import POOL_KEYS, Actor
 from metarl.rules.base import Metrics
 from metarl.run_folder import RunFolder, describe_machine
 from metarl.tracking import Position, RunLabels, Tracker
@@ -209,9 +209,8 @@ class MetaTraining:
                 f"warning: the run was saved on {saved['machine']}, and goes on on "
                 f"{machine}: results will differ in their last bits from there on"
             )
-        tree = self._tree()
-        pools = [dict.fromkeys(pool, AS_STORED) for pool in tree["pools"]]
-        tree = self.checkpoints.restore(step, {**tree, "pools": pools})
+        pool = dict.fromkeys(POOL_KEYS, AS_STORED)
+        tree = self.checkpoints.restore(step, self._tree([pool] * self.actor.num_pools))
         self.meta, self.population = tree["meta"], tree["population"]
         self.meta_steps, self.env_steps = step, int(str(saved["env_steps"]))
         if step < self.config.meta_steps:
@@ -220,15 +219,12 @@ class MetaTraining:
     def save(self) -> None:
         """Store everything that is needed to go on, and the rule."""
         metadata = {"env_steps": self.env_steps, "machine": describe_machine()}
-        self.checkpoints.save(self.meta_steps, self._tree(), metadata)
+        tree = self._tree(self.actor.state())
+        self.checkpoints.save(self.meta_steps, tree, metadata)
         self._write_rule()
 
-    def _tree(self) -> dict[str, Any]:
-        return {
-            "meta": self.meta,
-            "population": self.population,
-            "pools": self.actor.state(),
-        }
+    def _tree(self, pools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {"meta": self.meta, "population": self.population, "pools": pools}
 
     def _write_rule(self) -> None:
         config = self.config

@@ -27,6 +27,17 @@ from metarl.types import Rollout, Transitions
 
 _NO_EPISODES = Episodes(np.zeros(0), np.zeros(0, np.int64))
 
+POOL_KEYS = (
+    "epoch",
+    "seed",
+    "actions",
+    "drained_steps",
+    "checksum",
+    "early_returns",
+    "early_lengths",
+)
+"""What a pool's state consists of."""
+
 PoolTree = dict[str, npt.NDArray[Any]]
 """A pool's state as arrays, for a checkpoint."""
 
@@ -143,24 +154,30 @@ class Actor:
         """
         self._begin_epochs()
         groups, peers, _ = self.shape
-        if not isinstance(agents, list):
-            agents = split_groups(agents, self._sizes)
+        chunks: list[AgentState] = (
+            agents if isinstance(agents, list) else split_groups(agents, self._sizes)
+        )
         if key.ndim == 0:
             key = jax.random.split(key, (groups, peers))
         keys = split_groups(key, self._sizes)
         buffers = self._buffers(length)
         starts = np.concatenate([[0], np.cumsum(self._sizes)])
         for t in range(length):
-            for i, (chunk, chunk_keys) in enumerate(zip(agents, keys, strict=True)):
+            for i, (chunk, chunk_keys) in enumerate(zip(chunks, keys, strict=True)):
                 members = range(starts[i], starts[i + 1])
                 if t > 0:
                     self._receive(buffers, members, t - 1)
                 self._act(buffers, members, t, (chunk, chunk_keys))
         self._receive(buffers, range(groups), length - 1)
         start = time.perf_counter()
-        rollout = jax.block_until_ready(_rollout(buffers))
+        rollout: Rollout = jax.block_until_ready(_rollout(buffers))
         self._times["transfer"] += time.perf_counter() - start
         return rollout
+
+    @property
+    def num_pools(self) -> int:
+        """How many pools there are, G K."""
+        return len(self._pools)
 
     def take_times(self) -> dict[str, float]:
         """Return the seconds spent on each stage since the last call."""

@@ -37,7 +37,11 @@ def init(
     agent: Agent, key: jax.Array, observations: jax.Array, *, groups: int, peers: int
 ) -> AgentState:
     """Return new agents with leading axes ``[G, K]``; ``observations [N, ...]``."""
-    keys = jax.random.split(key, (groups, peers))
+    return init_each(agent, jax.random.split(key, (groups, peers)), observations)
+
+
+def init_each(agent: Agent, keys: jax.Array, observations: jax.Array) -> AgentState:
+    """Return an agent per key ``[G, K]``, none of which depends on the others."""
     return jax.vmap(jax.vmap(lambda k: agent.init(k, observations)))(keys)
 
 

@@ -1,1 +1,12 @@
-"""Training fresh agents with frozen rules, and scoring them."""
+"""Evaluation: train fresh agents with frozen rules and score them.
+
+`cells.py` what is trained, `defaults.py` with which settings, `runner.py` how,
+`results.py` the files, `command.py` `metarl evaluate`.
+"""
+
+from __future__ import annotations
+
+from metarl.evaluation.command import evaluate, main
+from metarl.evaluation.results import CurveRow, Result
+
+__all__ = ["CurveRow", "Result", "evaluate", "main"]

@@ -1,0 +1,164 @@
+"""Cells of an evaluation: a rule, a game and a seed, and which of them run together.
+
+No files and no environments are touched here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from metarl import config_loader
+from metarl.config import EnvironmentConfig, EvaluationConfig
+from metarl.envs import suites
+from metarl.envs.tasks import PoolSpec, Task, pool_spec, resolve_environment
+from metarl.errors import UserError
+from metarl.evaluation.defaults import settings_for, user_tree
+from metarl.rule_files import LoadedRule, load_rule
+
+GROUP_SIZE = 1
+
+_RUN_TIME = ("seeds", "results_dir", "exp_name", "cells_at_once", "tracking", "runtime")
+"""Settings that say how an evaluation runs, not what a cell's result is."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cell:
+    """One fresh agent (group) that learns one game by one rule."""
+
+    rule: LoadedRule
+    task: Task
+    seed: int
+    settings: EvaluationConfig  # resolved for this rule and the game's family
+
+    @property
+    def game(self) -> str:
+        """The game's task id."""
+        return self.task.game.task_id
+
+    @property
+    def name(self) -> str:
+        """Of the cell's file."""
+        return cell_name(self.rule.name, self.game, self.seed)
+
+    @property
+    def env_steps(self) -> int:
+        """The budget."""
+        assert self.settings.env_steps is not None
+        return self.settings.env_steps
+
+    @property
+    def base_seed(self) -> int:
+        """What all randomness of the cell comes from; the same for every rule.
+
+        So that rules are compared on the same initial networks and environments.
+        """
+        digest = hashlib.sha256(f"{self.seed},{self.game}".encode()).digest()
+        return int.from_bytes(digest[:4], "little") >> 1
+
+    @property
+    def spec(self) -> PoolSpec:
+        """Shapes of observations and actions."""
+        return pool_spec(self.task, self.settings.environment)
+
+    def identity(self) -> dict[str, object]:
+        """Return all settings that decide the result, as plain JSON values."""
+        settings = self.settings.model_dump(mode="json")
+        for name in _RUN_TIME:
+            del settings[name]
+        environment = settings["environment"]
+        for name in ("suite", "games", "num_threads", "epoch_steps"):
+            del environment[name]
+        environment["options"] = dict(self.task.options)
+        manifest = self.rule.manifest
+        return {
+            **settings,
+            "group_size": GROUP_SIZE,
+            "update_rule": manifest.config.model_dump(mode="json"),
+            "rule_sha256": manifest.sha256,
+        }
+
+
+def cell_name(rule: str, game: str, seed: int) -> str:
+    """Return the name of a cell, which is one of a file too."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", f"{rule}__{game}__seed{seed}")
+
+
+def plan(
+    rules: Sequence[str | Path | LoadedRule],
+    files: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+) -> list[Cell]:
+    """Return every cell: rules x games x seeds.
+
+    Args:
+      rules: what `load_rule` takes, or loaded ones.
+      files: the user's YAML files.
+      overrides: the user's `key=value`.
+
+    Raises:
+      UserError: a rule, game or setting does not exist, or two rules share a name.
+    """
+    user = config_loader.validate(
+        EvaluationConfig,
+        config_loader.merge(
+            EvaluationConfig().model_dump(mode="json"), user_tree(files, overrides)
+        ),
+    )
+    tasks = resolve_environment(user.environment, same_shapes=False)
+    loaded = [r if isinstance(r, LoadedRule) else load_rule(r) for r in rules]
+    names = [rule.name for rule in loaded]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"rule: two are called '{name}', which results could not tell apart "
+                "(give one of the folders another name)"
+            )
+    if len(set(user.seeds)) < len(user.seeds) or not user.seeds:
+        raise UserError(f"seeds: {list(user.seeds)} (allowed: one or more, each once)")
+    cells = []
+    for rule in loaded:
+        for task in tasks:
+            settings = settings_for(
+                rule,
+                task.game.family,
+                env_steps=default_env_steps(user.environment, task),
+                files=files,
+                overrides=overrides,
+            )
+            cells += [Cell(rule, task, seed, settings) for seed in user.seeds]
+    return cells
+
+
+def default_env_steps(environment: EnvironmentConfig, task: Task) -> int:
+    """Return the suite's budget; for games by name, that of their family's first."""
+    if environment.suite is not None:
+        return suites.get_suite(environment.suite).env_steps
+    family = task.game.family
+    return next(s.env_steps for s in suites.list_suites() if s.family == family)
+
+
+def batches(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Yield cells that can share a program: `cells_at_once` of equal shapes.
+
+    No padding: a last batch may be smaller.
+    """
+    groups: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in cells:
+        shape = cell.spec
+        key = (
+            cell.rule.name,
+            shape.observation_shape,
+            shape.observation_dtype.str,
+            shape.num_actions,
+            cell.task.game.family,
+            cell.settings,
+        )
+        groups.setdefault(key, []).append(cell)
+    for members in groups.values():
+        size = members[0].settings.cells_at_once
+        for start in range(0, len(members), size):
+            yield members[start : start + size]

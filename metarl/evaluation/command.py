@@ -1,0 +1,178 @@
+"""`metarl evaluate`: plan the cells, train those that are missing, show the scores.
+
+Host code: files, tracking, clocks and the terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+from metarl.console import say
+from metarl.evaluation import results
+from metarl.evaluation.cells import Cell, batches, cell_name, plan
+from metarl.evaluation.results import Result
+from metarl.evaluation.runner import BatchRun, CellRun
+from metarl.provenance import git_commit, package_versions
+from metarl.rule_files import LoadedRule
+from metarl.tracking import RunLabels, Tracker
+
+_LOSSES = {"loss": "total_loss", "pi_loss": "policy_loss"}
+"""Our names of losses to the ones that are logged; the others keep theirs."""
+
+
+def main(
+    rules: Sequence[str],
+    suite: str | None,
+    files: Sequence[Path],
+    overrides: Sequence[str],
+) -> int:
+    """Run `metarl evaluate` and return its exit code.
+
+    Args:
+      rules: files, folders, runs or names of built-in rules.
+      suite: by name; None: the configuration says what is played.
+      files: YAML files.
+      overrides: `key=value`, on top.
+    """
+    if suite is not None:
+        overrides = [f"environment.suite={suite}", *overrides]
+    rows = evaluate(rules, files, overrides)
+    say("")
+    for line in _table(results.summary(rows)):
+        say(line)
+    return 0
+
+
+def evaluate(
+    rules: Sequence[str | Path | LoadedRule],
+    files: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+) -> list[Result]:
+    """Train fresh agents with frozen rules and write their scores.
+
+    Cells that `results_dir` already has are left as they are.
+
+    Args:
+      rules: what `load_rule` takes, or loaded ones.
+      files: YAML files.
+      overrides: `key=value`, on top; such as `environment.suite=catch`.
+
+    Returns:
+      The rows of the cells asked for, by rule, game and seed.
+
+    Raises:
+      UserError: a rule, game or setting does not exist, or `results_dir` has one of
+        the cells with other settings.
+    """
+    cells = plan(rules, files, overrides)
+    results_dir = cells[0].settings.results_dir
+    missing = [cell for cell in cells if not results.is_finished(results_dir, cell)]
+    say(
+        f"evaluating {len(cells)} cells on {jax.default_backend()}: "
+        f"{len(cells) - len(missing)} are in {results_dir} already"
+    )
+    for batch in batches(missing):
+        _train(batch, results_dir)
+    wanted = {cell.name for cell in cells}
+    rows = results.merge_cells(results_dir)
+    say(f"results: {results_dir / 'results.csv'} ({len(rows)} rows), curves.csv beside")
+    return [row for row in rows if cell_name(row.rule, row.game, row.seed) in wanted]
+
+
+def _train(batch: Sequence[Cell], results_dir: Path) -> None:
+    """Train the cells of one batch and store each as it is done."""
+    run = BatchRun(batch)
+    first = batch[0]
+    games = ", ".join(sorted({cell.game for cell in batch}))
+    seeds = ", ".join(str(seed) for seed in sorted({cell.seed for cell in batch}))
+    say(
+        f"rule={first.rule.name} games: {games}; seeds: {seeds}; "
+        f"{first.env_steps:,} env steps each, {run.num_parameters:,} parameters"
+    )
+    started = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        trackers = {
+            cell.name: stack.enter_context(_tracker(cell, results_dir))
+            for cell in batch
+        }
+
+        def on_row(cell_run: CellRun, metrics: Mapping[str, float]) -> None:
+            seconds = time.perf_counter() - started
+            trackers[cell_run.cell.name].log(
+                _row(cell_run, metrics, seconds), global_step=cell_run.env_steps
+            )
+
+        def on_finished(cell_run: CellRun) -> None:
+            assert cell_run.result is not None
+            about = {
+                "commit": git_commit(),
+                "versions": package_versions(),
+                "device": jax.devices()[0].device_kind,
+                "cells_beside": len(batch) - 1,
+                "wall_s": time.perf_counter() - started,
+                "rule_path": cell_run.cell.rule.name,
+                "suite": cell_run.cell.settings.environment.suite,
+            }
+            results.write_cell(
+                results_dir, cell_run.cell, cell_run.result, cell_run.curve, about
+            )
+            results.merge_cells(results_dir)
+
+        run.run(on_row, on_finished)
+
+
+def _tracker(cell: Cell, results_dir: Path) -> Tracker:
+    """Return the tracker of one cell: one game and one seed, as tools expect it."""
+    config = {
+        **cell.settings.model_dump(mode="json"),
+        "env_id": cell.game,
+        "seed": cell.seed,
+        "rule": cell.rule.name,
+        "status": cell.rule.status(cell.game),
+        "update_rule": cell.rule.manifest.config.model_dump(mode="json"),
+    }
+    commit = git_commit()
+    labels = RunLabels(
+        name=cell.name,
+        group=cell.settings.exp_name,
+        tags=(commit,) if commit else (),
+        job_type="evaluate",
+    )
+    folder = results_dir / "tracking" / cell.name
+    return Tracker(folder, cell.settings.tracking, config, labels)
+
+
+def _row(
+    run: CellRun, metrics: Mapping[str, float], seconds: float
+) -> dict[str, float]:
+    """Return a row of metrics by the names of `docs/metrics.md`."""
+    row = {"charts/SPS": run.env_steps / seconds}
+    point = run.curve[-1]
+    if point.mean_return is not None:
+        row["charts/episodic_return"] = point.mean_return
+        row["charts/episodic_length"] = float(run.newest_lengths.mean())
+    for name, value in metrics.items():
+        if name == "learning_rate":
+            row["charts/learning_rate"] = value
+        elif name.startswith("rule_entropy"):
+            row[f"meta/{name}"] = value
+        else:
+            row[f"losses/{_LOSSES.get(name, name)}"] = value
+    return row
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            # The three text columns to the left, numbers to the right.
+            cell.ljust(width) if i < 3 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,181 @@
+"""Settings of a rule's agents where the user gives none, by rule and family of games.
+
+They lie under the user's files and overrides, which always win. Three origins: a rule
+of one of our runs brings what it was meta-trained with; another discovered rule gets
+DiscoRL's evaluation settings; a hand-written rule learns on-policy. No arrays here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from metarl import config_loader
+from metarl.config import DiscoConfig, EnvironmentConfig, EvaluationConfig
+from metarl.envs.suites import Family
+from metarl.envs.tasks import resolve_environment
+from metarl.errors import UserError
+from metarl.rule_files import LoadedRule, Manifest
+
+Tree = config_loader.Tree
+
+# A third of the widths of Mnih et al. (2015) on the same frames: what two CPU cores
+# can start. The published sizes are a few overrides away.
+_SMALL_TORSO: Tree = {
+    "kind": "nature",
+    "channels": [16, 32],
+    "kernels": [8, 4],
+    "strides": [4, 2],
+    "dense": 256,
+}
+
+_ON_POLICY_TOY: Tree = {
+    "rollout_length": 20,
+    "replay": {"capacity": 0},
+    "environment": {"num_envs": 32},
+    "agent": {
+        "network": {"torso": {"hidden": [128, 128], "activate_final": True}},
+        "optimizer": {"learning_rate": 2e-3},
+    },
+}
+
+_ON_POLICY_ATARI: Tree = {
+    "rollout_length": 20,
+    "replay": {"capacity": 0},
+    "environment": {"num_envs": 32},
+    "agent": {
+        "network": {"torso": _SMALL_TORSO},
+        "optimizer": {"learning_rate": 5e-4},
+    },
+}
+
+# The released evaluation notebook (google-deepmind/disco_rl, colabs/eval.ipynb).
+_DISCO_TOY: Tree = {
+    "rollout_length": 29,
+    "replay": {"capacity": 1024, "ratio": 32},
+    "environment": {"num_envs": 2},
+    "agent": {
+        "network": {
+            "torso": {"hidden": [512, 512]},
+            "action_model": {"lstm": 128, "head_hidden": [128]},
+        },
+        "optimizer": {"learning_rate": 1e-2},
+    },
+}
+
+
+def _disco_atari(env_steps: int) -> Tree:
+    """Return Oh et al. (2025), Extended Data Table 6, Atari, with a small network.
+
+    Its replay holds 1.76 million steps and 5 % of each batch are new; ours holds 1,024
+    trajectories, for memory, and 1 / 24 of each batch are new on average.
+    """
+    return {
+        "rollout_length": 29,
+        "replay": {"capacity": 1024, "ratio": 24},
+        "environment": {"num_envs": 4},
+        "agent": {
+            "network": {
+                "torso": _SMALL_TORSO,
+                "action_model": {"lstm": 128, "head_hidden": [128]},
+            },
+            "optimizer": {
+                "learning_rate": 3e-4,
+                "schedule": "cosine",
+                "end_learning_rate": 0.0,
+                # 5e6 of 2e8 steps.
+                "warmup_env_steps": env_steps // 40,
+                "weight_decay": 0.1,
+            },
+        },
+    }
+
+
+def settings_for(
+    rule: LoadedRule,
+    family: Family,
+    *,
+    env_steps: int,
+    files: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+) -> EvaluationConfig:
+    """Return the settings of one rule's agents on one family of games.
+
+    Args:
+      rule: whose defaults lie underneath.
+      family: of the games.
+      env_steps: the budget where the user gives none.
+      files: the user's YAML files.
+      overrides: the user's `key=value`.
+
+    Raises:
+      UserError: a file or an override does not fit the schema.
+    """
+    given = user_tree(files, overrides)
+    budget = given.get("env_steps")
+    total = budget if isinstance(budget, int | float) else env_steps
+    tree = config_loader.merge(
+        EvaluationConfig().model_dump(mode="json"),
+        {"env_steps": env_steps, **_defaults(rule, family, int(total))},
+    )
+    return config_loader.validate(EvaluationConfig, config_loader.merge(tree, given))
+
+
+def user_tree(files: Sequence[Path], overrides: Sequence[str]) -> Tree:
+    """Return what the user set, and nothing else."""
+    tree: Tree = {}
+    for file in files:
+        tree = config_loader.merge(tree, config_loader.read_yaml(file))
+    together: Tree = {}
+    for override in overrides:
+        parsed = config_loader.parse_override(override)
+        together = config_loader.merge(together, parsed, layers=False)
+    tree = config_loader.merge(tree, together)
+    # `env_steps=null` asks for the default.
+    return {key: value for key, value in tree.items() if value is not None}
+
+
+def _defaults(rule: LoadedRule, family: Family, env_steps: int) -> Tree:
+    trained_with = _trained_with(rule.manifest, family)
+    if trained_with is not None:
+        return trained_with
+    if isinstance(rule.manifest.config, DiscoConfig):
+        return _disco_atari(env_steps) if family == "atari" else _DISCO_TOY
+    return _ON_POLICY_ATARI if family == "atari" else _ON_POLICY_TOY
+
+
+def _trained_with(manifest: Manifest, family: Family) -> Tree | None:
+    """Return the settings that the rule was meta-trained with, on the same family.
+
+    The manifest's `agent` section is `{"agent", "rollout_length", "num_envs",
+    "environment"}`, as `metarl train` writes it; agents there learn on-policy.
+    """
+    section = manifest.agent
+    if not section:
+        return None
+    environment = section.get("environment")
+    agent = section.get("agent")
+    if not isinstance(environment, dict) or not isinstance(agent, dict):
+        return None
+    if _family_of(environment) != family:
+        return None
+    kept = ("atari", "clip_rewards", "num_envs")
+    tree: Tree = {
+        "agent": agent,
+        "replay": {"capacity": 0},
+        "environment": {key: environment[key] for key in kept if key in environment},
+    }
+    if "rollout_length" in section:
+        tree["rollout_length"] = section["rollout_length"]
+    return tree
+
+
+def _family_of(environment: Mapping[str, object]) -> Family | None:
+    """Return the family of the games in a dumped environment section."""
+    try:
+        config = EnvironmentConfig.model_validate(environment)
+        return resolve_environment(config, same_shapes=False)[0].game.family
+    except (ValidationError, UserError):
+        return None  # of another version of metarl

@@ -110,8 +110,8 @@ def conv2d(
     patch_bytes = size * height * width * patch_size * x.dtype.itemsize
     if patch_bytes <= WHOLE_BATCH_BYTES:
         return product(x)
-    chunk = -(-size // -(-patch_bytes // CHUNK_BYTES))
-    chunks = -(-size // chunk)
+    chunks = _num_chunks(size, -(-patch_bytes // CHUNK_BYTES))
+    chunk = -(-size // chunks)
     x = jnp.pad(x, ((0, chunks * chunk - size), (0, 0), (0, 0), (0, 0)))
     # Inside a loop nothing is shared between forward and backward pass anyway, so the
     # barriers of `prevent_cse` would only cost time.
@@ -120,6 +120,17 @@ def conv2d(
         x.reshape(chunks, chunk, *x.shape[1:]),
     )
     return y.reshape(chunks * chunk, *y.shape[2:])[:size]
+
+
+def _num_chunks(size: int, wanted: int) -> int:
+    """Return into how many chunks of equal length to cut a batch of ``size``.
+
+    A divisor of ``size`` where one is near, since filling up the last chunk costs a
+    copy of the whole batch.
+    """
+    wanted = min(wanted, size)
+    divisors = (n for n in range(wanted, min(4 * wanted, size) + 1) if size % n == 0)
+    return next(divisors, wanted)
 
 
 def _output_size(size: int, kernel: int, stride: int, padding: Padding) -> int:

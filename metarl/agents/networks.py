@@ -1,0 +1,103 @@
+"""The agents' networks, built from the configuration and a rule's spec.
+
+What leaves here is a `metarl.types.Network`, a pair of pure functions: the rest of the
+package sees no Haiku. Parameters are ``{module: {"w", "b"}}`` with modules `torso/...`,
+one per state head (`logits/linear_0`), and `action_model/{cell,lstm,z/linear_0,...}`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from metarl.agents.action_model import ActionModel
+from metarl.agents.convolution import resolve_convolution
+from metarl.agents.torsos import MLP, Torso, apply_torso
+from metarl.config import NetworkConfig
+from metarl.rules.base import RuleSpec
+from metarl.types import Network, Outputs, Params
+
+# Of the last layer's weights of each head on the torso (DiscoRL's released code): the
+# first policy is nearly uniform.
+HEAD_STDDEV = 1e-2
+
+PIXEL_MAX = 255
+
+
+@functools.cache
+def build_network(config: NetworkConfig, spec: RuleSpec, num_actions: int) -> Network:
+    """Return the network with the outputs that ``spec`` asks for.
+
+    Pixels, uint8 observations ``[N, H, W, C]``, are scaled to [0, 1]; all others are
+    only cast to the parameters' type. Cached: equal arguments give the same object, so
+    that what is compiled for one agent serves another.
+
+    Args:
+      config: torso, action model and hidden layers of the heads.
+      spec: of the update rule.
+      num_actions: A, the rows of the outputs per action.
+
+    Returns:
+      ``init`` and ``apply``; outputs are ``[N, size]``, per action ``[N, A, size]``.
+    """
+    implementation = resolve_convolution(config.convolution)
+    per_action = tuple(head for head in spec.heads if head.per_action)
+
+    def outputs(observations: jax.Array) -> Outputs:
+        features = apply_torso(config.torso, implementation, observations)
+        result = {
+            head.name: MLP(
+                (*config.head_hidden, head.size),
+                final_stddev=HEAD_STDDEV,
+                name=head.name,
+            )(features)
+            for head in spec.heads
+            if not head.per_action
+        }
+        if per_action:
+            model = ActionModel(config.action_model, per_action, num_actions)
+            result |= model(features)
+        return result
+
+    return _as_network(outputs)
+
+
+@functools.cache
+def build_value_network(
+    torso: Torso, convolution: Literal["auto", "im2col", "native"] = "auto"
+) -> Network:
+    """Return a network whose one output, `value`, is ``[N]``: a plain number."""
+    implementation = resolve_convolution(convolution)
+
+    def outputs(observations: jax.Array) -> Outputs:
+        features = apply_torso(torso, implementation, observations)
+        value = MLP((1,), final_stddev=HEAD_STDDEV, name="value")(features)
+        return {"value": value[:, 0]}
+
+    return _as_network(outputs)
+
+
+def _as_network(outputs: Callable[[jax.Array], Outputs]) -> Network:
+    """Return the pure functions of a Haiku function of float observations."""
+    transformed = hk.transform(outputs)
+
+    def init(key: jax.Array, observations: jax.Array) -> Params:
+        return transformed.init(key, _as_floats(observations, jnp.result_type(float)))
+
+    def apply(params: Params, observations: jax.Array) -> Outputs:
+        dtype = jax.tree.leaves(params)[0].dtype
+        return transformed.apply(params, None, _as_floats(observations, dtype))
+
+    return Network(init, apply)
+
+
+def _as_floats(observations: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    floats = observations.astype(dtype)
+    if observations.dtype == jnp.uint8 and observations.ndim == 4:
+        return floats / PIXEL_MAX
+    return floats

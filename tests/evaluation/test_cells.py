@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from metarl.errors import UserError
+from metarl.evaluation.cells import batches, plan
+from metarl.rule_files import load_rule
+
+CATCH = "environment.suite=catch_5x5"
+
+
+def names(cells) -> list[str]:
+    return [cell.name for cell in cells]
+
+
+def test_rules_by_games_by_seeds():
+    cells = plan(
+        ["actor_critic", "policy_gradient"],
+        overrides=["environment.games=[Catch-v0, CartPole-v1]", "seeds=[1, 4]"],
+    )
+    assert names(cells) == [
+        f"{rule}__{game}__seed{seed}"
+        for rule in ("actor_critic", "policy_gradient")
+        for game in ("Catch-v0", "CartPole-v1")
+        for seed in (1, 4)
+    ]
+
+
+def test_budgets_are_the_suites_and_for_games_their_familys():
+    (cell,) = plan(["actor_critic"], overrides=[CATCH, "seeds=[1]"])
+    assert cell.env_steps == 100_000
+    cells = plan(
+        ["actor_critic"],
+        overrides=["environment.games=[Pong, Catch-v0]", "seeds=[1]"],
+    )
+    assert [cell.env_steps for cell in cells] == [50_000_000, 200_000]
+
+
+def test_seeds_of_a_cell_are_its_own_and_the_same_for_every_rule():
+    cells = plan(
+        ["actor_critic", "policy_gradient"],
+        overrides=["environment.games=[Catch-v0, CartPole-v1]", "seeds=[1, 2]"],
+    )
+    seeds = [cell.base_seed for cell in cells]
+    assert seeds[:4] == seeds[4:]
+    assert len(set(seeds)) == 4
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_batches_share_rule_and_shapes_and_are_not_too_large():
+    cells = plan(
+        ["actor_critic", "policy_gradient"],
+        overrides=[
+            "environment.games=[Pong, Breakout, Catch-v0]",
+            "seeds=[1, 2]",
+            "cells_at_once=3",
+        ],
+    )
+    found = [names(batch) for batch in batches(cells)]
+    assert [len(batch) for batch in found] == [3, 1, 2, 3, 1, 2]
+    assert found[0] == [
+        "actor_critic__Pong-v5__seed1",
+        "actor_critic__Pong-v5__seed2",
+        "actor_critic__Breakout-v5__seed1",
+    ]
+    assert sorted(sum(found, [])) == sorted(names(cells))
+
+
+def test_minimal_action_sets_are_trained_apart():
+    cells = plan(
+        ["actor_critic"],
+        overrides=[
+            "environment.games=[Pong, Breakout]",
+            "environment.atari.full_action_set=false",
+            "seeds=[1]",
+        ],
+    )
+    assert [len(batch) for batch in batches(cells)] == [1, 1]
+
+
+def test_what_decides_a_result_is_its_identity():
+    def identity(*overrides: str) -> dict[str, object]:
+        (cell,) = plan(["actor_critic"], overrides=[CATCH, "seeds=[1]", *overrides])
+        return cell.identity()
+
+    base = identity()
+    assert base["group_size"] == 1
+    assert base["environment"]["options"] == {"height": 5, "width": 5}
+    for unimportant in (
+        "cells_at_once=7",
+        "results_dir=elsewhere",
+        "environment.num_threads=9",
+        "tracking.wandb=disabled",
+        "exp_name=x",
+    ):
+        assert identity(unimportant) == base
+    for important in (
+        "env_steps=7",
+        "rollout_length=3",
+        "agent.optimizer.learning_rate=0.5",
+        "environment.suite=catch",
+        "environment.num_envs=3",
+        "replay.capacity=5",
+    ):
+        assert identity(important) != base
+
+
+@pytest.mark.parametrize(
+    ("rules", "overrides", "message"),
+    [
+        (["actor_crit"], [CATCH], "actor_critic"),
+        (["actor_critic"], ["environment.suite=catch_5x"], "catch_5x5"),
+        (["actor_critic"], [], "suite"),
+        (["actor_critic"], [CATCH, "seeds=[1, 1]"], "seeds"),
+        (["actor_critic"], [CATCH, "seeds=[]"], "seeds"),
+        (["actor_critic", "actor_critic"], [CATCH], "two are called 'actor_critic'"),
+    ],
+)
+def test_mistakes_are_named(rules, overrides, message):
+    with pytest.raises(UserError, match=message):
+        plan(rules, overrides=overrides)
+
+
+def test_names_are_safe_for_files():
+    rule = dataclasses.replace(load_rule("actor_critic"), name="my rule/β")
+    (cell,) = plan([rule], overrides=[CATCH, "seeds=[1]"])
+    assert cell.name == "my-rule--__Catch-v0__seed1"

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import pytest
+
+from metarl.config import (
+    AgentConfig,
+    AtariOptions,
+    DiscoConfig,
+    EnvironmentConfig,
+    EvaluationConfig,
+    MLPTorso,
+    NatureTorso,
+    NetworkConfig,
+    OptimizerConfig,
+)
+from metarl.errors import UserError
+from metarl.evaluation.defaults import settings_for
+from metarl.rule_files import LoadedRule, load_rule, new_manifest
+from metarl.rules import make_rule
+
+
+def discovered(agent: dict | None = None) -> LoadedRule:
+    config = DiscoConfig()
+    return LoadedRule(make_rule(config), {}, new_manifest(config, agent=agent), "d")
+
+
+def settings(rule: LoadedRule, family="catch", *overrides: str, **options):
+    arguments = {"env_steps": 1000, "overrides": overrides, **options}
+    return settings_for(rule, family, **arguments)
+
+
+def test_discovered_rules_get_discorls_settings_on_small_games():
+    found = settings(discovered())
+    assert found.rollout_length == 29
+    assert (found.replay.capacity, found.replay.ratio) == (1024, 32)
+    assert found.environment.num_envs == 2  # so batches of 64
+    assert found.agent.optimizer == OptimizerConfig(learning_rate=1e-2)
+    network = found.agent.network
+    assert network.torso == MLPTorso(hidden=(512, 512), activate_final=False)
+    assert network.action_model.lstm == 128
+    assert network.action_model.head_hidden == (128,)
+    assert network.head_hidden == ()
+
+
+def test_discovered_rules_get_the_papers_schedule_on_atari():
+    found = settings(discovered(), "atari", env_steps=200_000_000)
+    optimizer = found.agent.optimizer
+    assert (optimizer.learning_rate, optimizer.end_learning_rate) == (3e-4, 0)
+    assert optimizer.schedule == "cosine"
+    assert optimizer.warmup_env_steps == 5_000_000
+    assert optimizer.weight_decay == 0.1
+    assert found.replay.ratio * found.environment.num_envs == 96
+    assert isinstance(found.agent.network.torso, NatureTorso)
+
+
+def test_the_warm_up_is_a_part_of_the_users_budget():
+    found = settings(discovered(), "atari", "env_steps=4000", env_steps=10**6)
+    assert found.env_steps == 4000
+    assert found.agent.optimizer.warmup_env_steps == 100
+
+
+def test_hand_written_rules_learn_on_policy():
+    for name in ("actor_critic", "policy_gradient"):
+        for family in ("catch", "atari"):
+            found = settings(load_rule(name), family)
+            assert found.replay.capacity == 0
+            assert found.environment.num_envs == 32
+
+
+def test_the_budget_is_the_suites_unless_given():
+    rule = load_rule("actor_critic")
+    assert settings(rule).env_steps == 1000
+    assert settings(rule, "catch", "env_steps=2e3").env_steps == 2000
+    assert settings(rule, "catch", "env_steps=null").env_steps == 1000
+
+
+def test_the_user_wins(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("rollout_length: 5\nagent: {optimizer: {learning_rate: 0.5}}\n")
+    found = settings(discovered(), "catch", "--rollout_length=7", files=[file])
+    assert found.rollout_length == 7
+    assert found.agent.optimizer.learning_rate == 0.5
+    assert found.replay.ratio == 32
+
+
+def test_another_torso_replaces_the_defaults_whole():
+    override = "agent.network.torso={kind: mlp, hidden: [3]}"
+    found = settings(load_rule("actor_critic"), "atari", override)
+    assert found.agent.network.torso == MLPTorso(hidden=(3,))
+
+
+def trained_on(environment: EnvironmentConfig) -> tuple[dict, AgentConfig]:
+    agent = AgentConfig(
+        network=NetworkConfig(torso=MLPTorso(hidden=(11,))),
+        optimizer=OptimizerConfig(learning_rate=0.25),
+    )
+    section = {
+        "agent": agent.model_dump(mode="json"),
+        "rollout_length": 13,
+        "num_envs": environment.num_envs,
+        "environment": environment.model_dump(mode="json"),
+    }
+    return section, agent
+
+
+def test_a_rule_brings_what_it_was_meta_trained_with():
+    section, agent = trained_on(EnvironmentConfig(suite="catch_5x5", num_envs=6))
+    found = settings(discovered(section))
+    assert found.agent == agent
+    assert found.rollout_length == 13
+    assert found.environment.num_envs == 6
+    assert found.replay.capacity == 0
+    # What is played is the user's choice, not the rule's.
+    assert found.environment.suite is None
+
+
+def test_its_frames_are_those_it_was_meta_trained_on():
+    atari = AtariOptions(frame_size=42, sticky_actions=0.25)
+    section, _ = trained_on(EnvironmentConfig(games=("Pong-v5",), atari=atari))
+    assert settings(discovered(section), "atari").environment.atari == atari
+    overridden = settings(
+        discovered(section), "atari", "environment.atari.frame_size=50"
+    )
+    assert overridden.environment.atari.frame_size == 50
+    assert overridden.environment.atari.sticky_actions == 0.25
+
+
+def test_on_another_family_it_gets_the_published_settings():
+    section, _ = trained_on(EnvironmentConfig(suite="catch_5x5"))
+    assert settings(discovered(section), "cartpole") == settings(
+        discovered(), "cartpole"
+    )
+    assert settings(discovered(section), "atari") == settings(discovered(), "atari")
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"agent": {}, "environment": {"suite": "gone"}},
+        {"environment": {"suite": "catch"}},
+        {"agent": "x", "environment": {"suite": "catch"}},
+    ],
+)
+def test_a_section_that_says_too_little_is_left_aside(section):
+    assert settings(discovered(section)) == settings(discovered())
+
+
+def test_a_mistake_is_one_line_that_names_the_field():
+    with pytest.raises(UserError, match=r"replay\.capacity.*-1"):
+        settings(discovered(), "catch", "replay.capacity=-1")
+
+
+def test_settings_are_a_valid_configuration():
+    for rule in (discovered(), load_rule("actor_critic")):
+        for family in ("atari", "catch", "cartpole", "frozen_lake", "minigrid"):
+            found = settings(rule, family)
+            assert EvaluationConfig.model_validate(found.model_dump()) == found

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from metarl.envs.pool import Episodes
+from metarl.errors import UserError
+from metarl.evaluation import results
+from metarl.evaluation.cells import Cell, plan
+from metarl.evaluation.results import CurveRow
+from metarl.evaluation.runner import CellRun
+from metarl.rule_files import load_rule
+
+COLUMNS = (
+    "rule,game,status,seed,group_size,env_steps,episodes,mean_return,"
+    "human_normalized_score"
+)
+
+
+def cell(game: str = "Catch-v0", seed: int = 1, *overrides: str, **manifest) -> Cell:
+    rule = load_rule("actor_critic")
+    rule = dataclasses.replace(
+        rule, manifest=rule.manifest.model_copy(update=manifest)
+    )
+    (found,) = plan(
+        [rule],
+        overrides=[f"environment.games=[{game}]", f"seeds=[{seed}]", *overrides],
+    )
+    return found
+
+
+def store(folder, cell: Cell, mean: float | None = 0.5) -> None:
+    result = results.make_result(
+        cell, env_steps=100, episodes=3, last_returns=[] if mean is None else [mean]
+    )
+    curve = [CurveRow(50, 2, 1, None), CurveRow(100, 4, 2, 0.25)]
+    results.write_cell(folder, cell, result, curve, {"wall_s": 1.0})
+
+
+def rows_of(path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_tables_have_the_columns_that_were_agreed(tmp_path):
+    store(tmp_path, cell("Catch-v0", 2))
+    store(tmp_path, cell("Catch-v0", 1), None)
+    merged = results.merge_cells(tmp_path)
+    text = (tmp_path / "results.csv").read_text()
+    assert text.splitlines() == [
+        COLUMNS,
+        "actor_critic,Catch-v0,held_out,1,1,100,3,,",
+        "actor_critic,Catch-v0,held_out,2,1,100,3,0.5,",
+    ]
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert rows == [dataclasses.asdict(result) for result in merged]
+    assert rows[0]["mean_return"] is None
+    assert list(rows[0]) == COLUMNS.split(",")
+    curves = (tmp_path / "curves.csv").read_text().splitlines()
+    assert curves[:3] == [
+        "rule,game,seed,env_steps,agent_updates,episodes,mean_return",
+        "actor_critic,Catch-v0,1,50,2,1,",
+        "actor_critic,Catch-v0,1,100,4,2,0.25",
+    ]
+    assert len(curves) == 5
+
+
+def test_human_normalized_score(tmp_path):
+    # Pong: random -20.7, human 14.6.
+    store(tmp_path, cell("Pong-v5"), -3.05)
+    store(tmp_path, cell("Kaboom-v5"), 7.0)
+    results.merge_cells(tmp_path)
+    by_game = {row["game"]: row for row in rows_of(tmp_path / "results.csv")}
+    score = float(by_game["Pong-v5"]["human_normalized_score"])
+    assert score == pytest.approx(0.5)
+    assert by_game["Kaboom-v5"]["human_normalized_score"] == ""
+
+
+def test_status_comes_from_the_manifest():
+    seen = {"games_seen": ("Pong-v5",), "games_validation": ("Boxing-v5",)}
+
+    def status(game: str, **manifest) -> str:
+        return results.make_result(
+            cell(game, **manifest), env_steps=1, episodes=0, last_returns=[]
+        ).status
+
+    assert status("Pong-v5", **seen) == "seen"
+    assert status("Boxing-v5", **seen) == "validation"
+    assert status("Catch-v0", **seen) == "held_out"
+    assert status("Catch-v0", **seen, seen_is_complete=False) == "unknown"
+    assert status("Pong-v5") == "held_out"
+
+
+def test_a_finished_cell_is_known_and_another_is_not(tmp_path):
+    assert not results.is_finished(tmp_path, cell())
+    store(tmp_path, cell())
+    assert results.is_finished(tmp_path, cell())
+    assert results.is_finished(tmp_path, cell("Catch-v0", 1, "cells_at_once=9"))
+    assert not results.is_finished(tmp_path, cell("Catch-v0", 2))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("env_steps=7", "env_steps = 200000, not 7"),
+        (
+            "agent.optimizer.learning_rate=0.5",
+            "agent.optimizer.learning_rate = 0.002, not 0.5",
+        ),
+        (
+            "agent.network.torso={kind: impala}",
+            'agent.network.torso.kind = "mlp", not "impala"',
+        ),
+    ],
+)
+def test_other_settings_are_refused_by_name(tmp_path, override, message):
+    store(tmp_path, cell())
+    with pytest.raises(UserError) as error:
+        results.is_finished(tmp_path, cell("Catch-v0", 1, override))
+    assert message in str(error.value)
+    assert f"results_dir: {tmp_path}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_another_rule_of_the_same_name_is_refused(tmp_path):
+    store(tmp_path, cell())
+    with pytest.raises(UserError, match='rule_sha256 = "", not "abc"'):
+        results.is_finished(tmp_path, cell(sha256="abc"))
+
+
+def test_another_board_of_the_same_game_is_refused(tmp_path):
+    store(tmp_path, cell())
+    (other,) = plan(
+        ["actor_critic"],
+        overrides=["environment.suite=catch_8x8", "seeds=[1]", "env_steps=200000"],
+    )
+    with pytest.raises(UserError, match=r"environment\.options\.height = nothing"):
+        results.is_finished(tmp_path, other)
+
+
+def test_files_appear_whole(tmp_path):
+    store(tmp_path, cell())
+    results.merge_cells(tmp_path)
+    files = sorted(p.name for p in tmp_path.rglob("*") if p.is_file())
+    assert files == [
+        "actor_critic__Catch-v0__seed1.json",
+        "curves.csv",
+        "results.csv",
+        "results.json",
+    ]
+
+
+def test_half_a_file_of_a_killed_writer_is_no_cell(tmp_path):
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / ".actor_critic__Catch-v0__seed1.json.new-7").write_text("{")
+    assert not results.is_finished(tmp_path, cell())
+    assert results.merge_cells(tmp_path) == []
+
+
+def test_a_file_that_is_no_cell_is_named(tmp_path):
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "notes.json").write_text('{"a": 1}')
+    with pytest.raises(UserError, match=r"notes\.json is not a cell's file"):
+        results.merge_cells(tmp_path)
+
+
+def test_summary_is_a_mean_over_seeds():
+    def result(seed: int, mean: float | None):
+        returns = [] if mean is None else [mean]
+        return results.make_result(
+            cell("Pong-v5", seed), env_steps=1, episodes=1, last_returns=returns
+        )
+
+    head, row = results.summary([result(1, -20.7), result(2, 14.6)])
+    assert head[:3] == ["game", "status", "rule"]
+    assert row == ["Pong-v5", "held_out", "actor_critic", "2", "-3.050", "0.500"]
+    assert results.summary([result(1, None)])[1][4:] == ["-", "-"]
+
+
+def episodes(*returns: float) -> Episodes:
+    values = np.array(returns, np.float64)
+    return Episodes(values, np.full(len(returns), 4))
+
+
+def test_the_result_is_the_mean_of_the_last_100_episodes():
+    run = CellRun(cell("Catch-v0", 1, "env_steps=30"))
+    run.record(env_steps=10, agent_updates=1, episodes=episodes(*[9.0] * 60))
+    run.record(env_steps=10, agent_updates=2, episodes=episodes(*[1.0] * 60))
+    assert run.result is None
+    run.record(env_steps=10, agent_updates=3, episodes=episodes(*[2.0] * 30))
+    # The last 100: 10 of 9, 60 of 1 and 30 of 2.
+    assert run.result.mean_return == pytest.approx((90 + 60 + 60) / 100)
+    assert run.result.episodes == 150
+    assert run.result.env_steps == 30
+
+
+def test_of_fewer_episodes_all_count_and_none_is_no_number():
+    run = CellRun(cell("Catch-v0", 1, "env_steps=10"))
+    run.record(env_steps=10, agent_updates=1, episodes=episodes(1.0, 0.0, -0.5))
+    assert run.result.mean_return == pytest.approx(0.5 / 3)
+    run = CellRun(cell("Pong-v5", 1, "env_steps=10"))
+    run.record(env_steps=10, agent_updates=1, episodes=episodes())
+    assert run.result.mean_return is None
+    assert run.result.human_normalized_score is None
+
+
+def test_a_curve_has_a_row_per_part_of_the_budget():
+    run = CellRun(cell("Catch-v0", 1, "env_steps=100", "curve_points=4"))
+    due = [
+        run.record(env_steps=10, agent_updates=i + 1, episodes=episodes(float(i)))
+        for i in range(10)
+    ]
+    assert [i for i, is_due in enumerate(due) if is_due] == [2, 4, 7, 9]
+    assert run.curve == [
+        CurveRow(30, 3, 3, 1.0),  # of 0, 1, 2
+        CurveRow(50, 5, 2, 3.5),
+        CurveRow(80, 8, 3, 6.0),
+        CurveRow(100, 10, 2, 8.5),
+    ]

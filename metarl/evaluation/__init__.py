@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from metarl.evaluation.command import evaluate, main
+from metarl.evaluation.command import evaluate, main, summary_table
 from metarl.evaluation.results import CurveRow, Result
 
-__all__ = ["CurveRow", "Result", "evaluate", "main"]
+__all__ = ["CurveRow", "Result", "evaluate", "main", "summary_table"]

@@ -43,7 +43,7 @@ def main(
         overrides = [f"environment.suite={suite}", *overrides]
     rows = evaluate(rules, files, overrides)
     say("")
-    for line in _table(results.summary(rows)):
+    for line in summary_table(rows):
         say(line)
     return 0
 
@@ -115,7 +115,6 @@ def _train(batch: Sequence[Cell], results_dir: Path) -> None:
                 "device": jax.devices()[0].device_kind,
                 "cells_beside": len(batch) - 1,
                 "wall_s": time.perf_counter() - started,
-                "rule_path": cell_run.cell.rule.name,
                 "suite": cell_run.cell.settings.environment.suite,
             }
             results.write_cell(
@@ -166,7 +165,9 @@ def _row(
     return row
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def summary_table(results_of: Sequence[Result]) -> list[str]:
+    """Return the lines of a small table: means over seeds by game and rule."""
+    rows = results.summary(results_of)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

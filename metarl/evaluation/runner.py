@@ -167,6 +167,12 @@ class BatchRun:
         leaves = jax.tree.leaves(self._states[0].params)
         return int(sum(x.size for x in leaves)) // self._chunk
 
+    def agents_of(self, index: int) -> AgentState:
+        """Return the agent (group of one) of a cell."""
+        chunk, position = divmod(index, self._chunk)
+        state: AgentState = jax.tree.map(lambda x: x[position, 0], self._states[chunk])
+        return state
+
     def run(self, on_row: OnRow, on_finished: OnFinished) -> None:
         """Train every cell to its budget.
 

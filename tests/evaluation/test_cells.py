@@ -65,7 +65,7 @@ def test_batches_share_rule_and_shapes_and_are_not_too_large():
         "actor_critic__Pong-v5__seed2",
         "actor_critic__Breakout-v5__seed1",
     ]
-    assert sorted(sum(found, [])) == sorted(names(cells))
+    assert sorted(name for batch in found for name in batch) == sorted(names(cells))
 
 
 def test_minimal_action_sets_are_trained_apart():

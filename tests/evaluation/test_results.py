@@ -23,9 +23,7 @@ COLUMNS = (
 
 def cell(game: str = "Catch-v0", seed: int = 1, *overrides: str, **manifest) -> Cell:
     rule = load_rule("actor_critic")
-    rule = dataclasses.replace(
-        rule, manifest=rule.manifest.model_copy(update=manifest)
-    )
+    rule = dataclasses.replace(rule, manifest=rule.manifest.model_copy(update=manifest))
     (found,) = plan(
         [rule],
         overrides=[f"environment.games=[{game}]", f"seeds=[{seed}]", *overrides],

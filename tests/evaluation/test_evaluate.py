@@ -1,0 +1,198 @@
+"""Whole evaluations, of agents so small that compiling them takes most of the time."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import jax
+import pytest
+
+from metarl.config import ActorCriticConfig
+from metarl.errors import UserError
+from metarl.evaluation import evaluate, main, runner
+from metarl.evaluation.cells import plan
+from metarl.evaluation.results import Result
+from metarl.evaluation.runner import BatchRun
+from metarl.rollout import actor
+from metarl.rule_files import LoadedRule, new_manifest
+from metarl.rules import make_rule
+
+TINY = [
+    "environment.suite=catch_5x5",
+    "environment.num_envs=4",
+    "rollout_length=6",
+    "agent.network.torso.hidden=[8]",
+    "env_steps=300",
+    "curve_points=3",
+]
+REPLAY = ["replay.capacity=24", "replay.ratio=2"]
+
+
+@pytest.fixture(autouse=True)
+def _no_wandb(monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+def small_rule(name: str = "small", **manifest) -> LoadedRule:
+    """Return an actor-critic with few bins."""
+    config = ActorCriticConfig(num_bins=5, max_abs_value=2.0)
+    made = new_manifest(config).model_copy(update=manifest)
+    return LoadedRule(make_rule(config), {}, made, name)
+
+
+def run(folder: Path, *overrides: str, rule: LoadedRule | None = None) -> list[Result]:
+    return evaluate(
+        [rule or small_rule()], overrides=[*TINY, *overrides, f"results_dir={folder}"]
+    )
+
+
+def cell_file(folder: Path, seed: int, rule: str = "small") -> Path:
+    return folder / "cells" / f"{rule}__Catch-v0__seed{seed}.json"
+
+
+def learned(folder: Path, seed: int) -> dict[str, object]:
+    stored = json.loads(cell_file(folder, seed).read_text())
+    return {"result": stored["result"], "curve": stored["curve"]}
+
+
+@pytest.mark.parametrize("replay", [[], REPLAY])
+def test_a_cell_does_not_depend_on_the_cells_beside_it(tmp_path, replay):
+    run(tmp_path / "alone", "seeds=[2]", *replay)
+    run(tmp_path / "beside", "seeds=[1, 2, 3]", *replay)
+    run(tmp_path / "split", "seeds=[3, 1, 2]", "cells_at_once=2", *replay)
+    alone = learned(tmp_path / "alone", 2)
+    assert learned(tmp_path / "beside", 2) == alone
+    assert learned(tmp_path / "split", 2) == alone
+    assert learned(tmp_path / "beside", 1) != learned(tmp_path / "beside", 3)
+
+
+def test_parameters_do_not_depend_on_the_cells_beside_it():
+    def trained(seeds: list[int]):
+        cells = plan([small_rule()], overrides=[*TINY, *REPLAY, f"seeds={seeds}"])
+        batch = BatchRun(cells)
+        batch.run(lambda *_: None, lambda *_: None)
+        return batch
+
+    alone = trained([2])
+    beside = trained([1, 2])
+    for a, b in zip(
+        jax.tree.leaves(alone.agents_of(0)),
+        jax.tree.leaves(beside.agents_of(1)),
+        strict=True,
+    ):
+        assert (a == b).all()
+    assert int(alone.agents_of(0).agent_updates) > 5
+
+
+def test_budget_counts_the_transitions_that_exist(tmp_path):
+    (result,) = run(tmp_path, "seeds=[1]")
+    # 24 calls a rollout, of which 19 or 20 exist where episodes have 4 steps.
+    assert 300 <= result.env_steps < 300 + 24
+    assert result.episodes == pytest.approx(result.env_steps / 4, abs=4)
+    curve = learned(tmp_path, 1)["curve"]
+    assert curve[-1]["env_steps"] == result.env_steps
+    assert sum(row["episodes"] for row in curve) == result.episodes
+    assert len(curve) == 3
+
+
+def test_updates_begin_when_the_replay_holds_a_batch(tmp_path):
+    run(tmp_path / "none", "seeds=[1]")
+    run(tmp_path / "full", "seeds=[1]", "replay.capacity=40", "replay.ratio=5")
+    without, with_replay = (
+        learned(tmp_path / name, 1)["curve"][-1] for name in ("none", "full")
+    )
+    # Batches of 20, 4 trajectories a rollout: the first 4 rollouts update nothing.
+    assert without["env_steps"] == with_replay["env_steps"]
+    assert with_replay["agent_updates"] == without["agent_updates"] - 4
+
+
+def test_nothing_recompiles_after_the_first_step(tmp_path):
+    run(tmp_path / "warm", "seeds=[1]", "cells_at_once=2")
+    programs = [runner._update, runner._init, actor._act]
+    before = [program._cache_size() for program in programs]
+    run(tmp_path / "more", "seeds=[2, 3, 4]", "cells_at_once=2")
+    assert [program._cache_size() for program in programs] == before
+
+
+def test_a_finished_cell_is_left_alone_and_rules_may_join(tmp_path):
+    run(tmp_path, "seeds=[1]")
+    first = cell_file(tmp_path, 1)
+    stored = first.read_bytes(), first.stat().st_mtime_ns
+    rows = run(tmp_path, "seeds=[1, 2]")
+    assert (first.read_bytes(), first.stat().st_mtime_ns) == stored
+    assert [row.seed for row in rows] == [1, 2]
+    other = small_rule("other", games_seen=("Catch-v0",))
+    rows = run(tmp_path, "seeds=[1]", rule=other)
+    assert [(row.rule, row.status) for row in rows] == [("other", "seen")]
+    with (tmp_path / "results.csv").open(newline="") as file:
+        table = [(r["rule"], r["seed"], r["status"]) for r in csv.DictReader(file)]
+    assert table == [
+        ("other", "1", "seen"),
+        ("small", "1", "held_out"),
+        ("small", "2", "held_out"),
+    ]
+
+
+def test_killed_between_cells_it_goes_on_with_the_missing_ones(tmp_path, monkeypatch):
+    write_cell = runner.make_result
+    made = []
+
+    def die_at_the_second(*args, **kwargs):
+        made.append(args)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return write_cell(*args, **kwargs)
+
+    monkeypatch.setattr(runner, "make_result", die_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "seeds=[1, 2]", "cells_at_once=1")
+    assert cell_file(tmp_path, 1).is_file()
+    assert not cell_file(tmp_path, 2).exists()
+    monkeypatch.undo()
+    rows = run(tmp_path, "seeds=[1, 2]", "cells_at_once=1")
+    assert [row.seed for row in rows] == [1, 2]
+    run(tmp_path / "whole", "seeds=[2]")
+    assert learned(tmp_path, 2) == learned(tmp_path / "whole", 2)
+
+
+def test_other_settings_are_refused_before_anything_runs(tmp_path):
+    run(tmp_path, "seeds=[1]")
+    with pytest.raises(UserError, match="rollout_length = 6, not 5"):
+        run(tmp_path, "seeds=[7, 1]", "rollout_length=5")
+    assert not cell_file(tmp_path, 7).exists()
+
+
+def test_curves_are_tracked_by_cell(tmp_path):
+    (result,) = run(tmp_path, "seeds=[1]")
+    path = tmp_path / "tracking" / "small__Catch-v0__seed1" / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["global_step"] for row in rows] == [
+        row["env_steps"] for row in learned(tmp_path, 1)["curve"]
+    ]
+    assert rows[-1]["global_step"] == result.env_steps
+    assert rows[-1]["charts/episodic_length"] == 4
+    assert -1 <= rows[-1]["charts/episodic_return"] <= 1
+    assert rows[-1]["charts/learning_rate"] == pytest.approx(2e-3)
+    assert rows[-1]["losses/entropy"] > 0
+
+
+def test_main_prints_a_table_and_where_the_results_are(tmp_path, capsys):
+    rules, suite = ["policy_gradient"], "catch_5x5"
+    overrides = [*TINY[1:], "seeds=[1, 2]", f"results_dir={tmp_path}"]
+    assert main(rules, suite, [], overrides) == 0
+    printed = capsys.readouterr().out
+    assert str(tmp_path / "results.csv") in printed
+    lines = [line.split() for line in printed.splitlines() if "Catch-v0" in line]
+    assert lines[-1][:4] == ["Catch-v0", "held_out", "policy_gradient", "2"]
+    assert "agent_updates=" in printed
+
+
+def test_the_resolved_settings_are_kept_with_each_cell(tmp_path):
+    run(tmp_path, "seeds=[1]")
+    stored = json.loads(cell_file(tmp_path, 1).read_text())
+    assert stored["settings"]["agent"]["optimizer"]["learning_rate"] == 2e-3
+    assert stored["settings"]["environment"]["options"] == {"height": 5, "width": 5}
+    assert stored["settings"]["update_rule"]["num_bins"] == 5
+    assert stored["about"]["versions"]["jax"] == jax.__version__

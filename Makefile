@@ -11,13 +11,11 @@ UPGRADE ?=
 RUN := .venv/bin/python
 STAMP := .venv/.installed
 LOCKS := $(foreach version,3.11 3.12 3.13,requirements/py$(version).txt)
-QUICKSTART := runs/quickstart
 
 .PHONY: quickstart test test-slow lint lock clean
 
 quickstart: $(STAMP)
-	$(RUN) -m metarl train configs/quickstart.yaml run_dir=$(QUICKSTART)
-	$(RUN) -m metarl evaluate $(QUICKSTART) --suite atari5 results_dir=$(QUICKSTART)/results
+	$(RUN) -m metarl quickstart
 
 test: $(STAMP)
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations 10 $(ARGS)

@@ -88,6 +88,7 @@ def _make_parser() -> Parser:
         "--version", action="version", version=f"metarl {metarl.__version__}"
     )
     add = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_quickstart(add)
     _add_train(add)
     _add_evaluate(add)
     _add_rules(add)
@@ -108,6 +109,16 @@ def _command(add: _Subparsers[Parser], name: str, summary: str, example: str) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def _add_quickstart(add: _Subparsers[Parser]) -> None:
+    quickstart = _command(
+        add,
+        "quickstart",
+        "meta-train a small rule on Atari games and try it on a held-out one",
+        "quickstart meta_steps=50",
+    )
+    quickstart.set_defaults(run=commands.quickstart, overrides=[])
 
 
 def _add_train(add: _Subparsers[Parser]) -> None:

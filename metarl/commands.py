@@ -25,6 +25,15 @@ STORED_CONFIG = "config.yaml"
 """In each run's folder: its resolved configuration."""
 
 
+def quickstart(args: argparse.Namespace) -> int:
+    """Run the main job in its smallest form."""
+    from metarl.quickstart import load_config, main
+
+    config = load_config(args.overrides)
+    _start_jax(config.runtime)
+    return main(config)
+
+
 def train(args: argparse.Namespace) -> int:
     """Meta-train a rule, from the start or from where a run stopped."""
     files: list[Path] = args.files

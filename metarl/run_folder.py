@@ -73,6 +73,11 @@ class RunFolder:
         """Where the newest rule is."""
         return self.path / "rule"
 
+    @property
+    def initial_rule(self) -> Path:
+        """Where the rule is that meta-training started from, if it did."""
+        return self.path / "initial_rule"
+
     def accept_changes(self, config: TrainConfig) -> None:
         """Store ``config`` if it may replace the run's own.
 

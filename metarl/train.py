@@ -64,7 +64,7 @@ class MetaTraining:
         """Build the parts and the first state; `begin` may replace the latter."""
         self.config, self.folder = config, folder
         self.experiment = experiments.build(config)
-        self.parent = _load_parent(config)
+        self.parent = _load_parent(config, folder)
         self.initial_params: Params = (
             experiments.initial_meta_params(self.experiment, config)
             if self.parent is None
@@ -335,21 +335,28 @@ def _relative_distance(params: Params, origin: Params) -> jax.Array:
     return global_norm(difference) / jnp.maximum(global_norm(origin), 1e-12)
 
 
-def _load_parent(config: TrainConfig) -> rule_files.LoadedRule | None:
+def _load_parent(
+    config: TrainConfig, folder: RunFolder
+) -> rule_files.LoadedRule | None:
     """Return the rule that meta-training starts from, if one is given.
+
+    The run keeps a copy, so that it can go on where the original is gone.
 
     Raises:
       UserError: it is none, or not of the configured shape.
     """
     if config.initial_rule is None:
         return None
-    parent = rule_files.load_rule(config.initial_rule)
+    copy = folder.initial_rule
+    parent = rule_files.load_rule(copy if copy.is_dir() else config.initial_rule)
     if parent.manifest.config != config.update_rule:
         raise UserError(
             f"initial_rule: {config.initial_rule} has another configuration than "
             "update_rule; give update_rule the one that `metarl rules show "
             f"{config.initial_rule}` prints"
         )
+    if not copy.is_dir():
+        rule_files.save_rule(copy, parent.meta_params, parent.manifest)
     return parent
 
 

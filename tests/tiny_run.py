@@ -1,0 +1,33 @@
+"""The smallest run: two agents on 5 x 5 Catch, a meta-network of 1,030 parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metarl import config_loader
+from metarl.config import TrainConfig
+
+OVERRIDES = (
+    "exp_name=tiny",
+    "environment={suite: catch_5x5, num_envs: 4}",
+    "population={num_agents: 2, rollout_length: 5}",
+    "agent.network={torso: {kind: mlp, hidden: [8]}, "
+    "action_model: {lstm: 4, head_hidden: [4]}}",
+    "agent.optimizer.learning_rate=0.01",
+    "update_rule={kind: disco, prediction_size: 5, num_bins: 7, max_abs_value: 3, "
+    "trajectory_lstm: 4, lifetime_lstm: 3, embedding_hidden: 3, "
+    "action_channels: [3, 2], policy_channels: 3, lifetime_input: 3}",
+    "meta={inner_updates: 2, validation_rollouts: 1}",
+    "tracking.wandb=disabled",
+)
+
+
+def config(folder: Path, *overrides: str) -> TrainConfig:
+    """Return the configuration of a tiny run in ``folder``."""
+    given = [*OVERRIDES, f"run_dir={folder}", *overrides]
+    return config_loader.load(TrainConfig, [], given)
+
+
+def resumed(folder: Path, *overrides: str) -> TrainConfig:
+    """Return the stored configuration of a run, with overrides."""
+    return config_loader.load(TrainConfig, [folder / "config.yaml"], overrides)

@@ -1,0 +1,267 @@
+"""Meta-training runs: what they write, and that a stop changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+import metarl
+from metarl import config_loader, rule_files, train
+from metarl.config import TrainConfig
+from metarl.errors import UserError
+from metarl.run_folder import RunFolder
+
+TIMES = ("stats/", "charts/SPS")
+"""Metrics that no two runs share."""
+
+
+def run(config: TrainConfig, *, resume: Path | None = None) -> int:
+    return train.main(config, resume=resume)
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "rule" / "rule.npz") as file:
+        return dict(file)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.startswith(TIMES)}
+        for line in lines
+    ]
+
+
+def checkpoint(folder: Path) -> list[np.ndarray]:
+    """Return every leaf of the newest checkpoint, environments included."""
+    config = config_loader.load(TrainConfig, [folder / "config.yaml"])
+    with train.MetaTraining(config, RunFolder(folder)) as training:
+        training.begin()
+        state = (training.meta, training.population, training.env_steps)
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert rows(one) == rows(other)
+    first, second = arrays(one), arrays(other)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+    for left, right in zip(checkpoint(one), checkpoint(other), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 6 meta-steps that nothing interrupted, saved at its end alone."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    config = tiny_run.config(folder, "meta_steps=6", "checkpoint.every=100")
+    assert run(config) == 0
+    return folder
+
+
+def test_a_run_writes_what_it_promises(whole: Path) -> None:
+    assert json.loads((whole / "versions.json").read_text())["packages"]["jax"]
+    steps = [row["meta_step"] for row in rows(whole)]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    last = rows(whole)[-1]
+    # 2 agents x 4 environments x (2 + 1) rollouts of 5 steps, less the resets.
+    assert 6 * 2 * 4 * 3 * 5 * 0.6 < last["global_step"] < 6 * 2 * 4 * 3 * 5
+    assert last["meta/distance"] > 0
+    assert last["meta/update_norm"] > 0
+    assert np.isfinite(last["meta/loss"])
+    rule = metarl.load_rule(whole)
+    assert rule.manifest.games_seen == ("Catch-v0",)
+    assert rule.manifest.meta_steps == 6
+    assert rule.manifest.env_steps == last["global_step"]
+    assert rule.status("Catch-v0") == "seen"
+    assert rule.status("Pong-v5") == "held_out"
+
+
+def test_every_logged_key_is_documented(whole: Path) -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    for key in rows(whole)[-1]:
+        if not key.startswith("agents/"):
+            assert f"`{key}`" in documented or key.split("/")[-1] in documented, key
+
+
+def test_rule_moves_but_seed_decides(whole: Path, tmp_path: Path) -> None:
+    again, other = tmp_path / "again", tmp_path / "other"
+    assert run(tiny_run.config(again, "meta_steps=6", "checkpoint.every=100")) == 0
+    assert_same_run(whole, again)
+    assert run(tiny_run.config(other, "meta_steps=1", "seed=2")) == 0
+    name = "trajectory/y_target/w"
+    assert not np.array_equal(arrays(whole)[name], arrays(other)[name])
+
+
+def test_checkpoints_change_nothing(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "often"
+    assert run(tiny_run.config(folder, "meta_steps=6", "checkpoint.every=1")) == 0
+    assert_same_run(whole, folder)
+
+
+def test_extended_run_equals_uninterrupted(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "extended"
+    assert run(tiny_run.config(folder, "meta_steps=3", "checkpoint.every=2")) == 0
+    longer = tiny_run.resumed(folder, "meta_steps=6")
+    assert run(longer, resume=folder) == 0
+    assert_same_run(whole, folder)
+
+
+def test_killed_run_equals_uninterrupted(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    process = start(folder, "checkpoint.every=2")
+    wait_for_rows(folder, 3, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (before,) = {row["meta_step"] for row in rows(folder)[-1:]}
+    assert before < 1000
+    shortened = (folder / "config.yaml").read_text()
+    assert "meta_steps: 1000" in shortened
+    (folder / "config.yaml").write_text(
+        shortened.replace("meta_steps: 1000", "meta_steps: 6")
+    )
+    if before < 6:
+        assert run(tiny_run.resumed(folder), resume=folder) == 0
+        assert_same_run(whole, folder)
+    else:
+        # It was faster than the signal; its first rows are the same all the same.
+        assert rows(folder)[:6] == rows(whole)
+
+
+def test_sigterm_saves_and_exits_75(tmp_path: Path) -> None:
+    folder = tmp_path / "preempted"
+    process = start(folder, "checkpoint.every=1000")
+    wait_for_rows(folder, 2, process)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, out
+    assert f"metarl train --resume {folder}" in out
+    done = rows(folder)[-1]["meta_step"]
+    assert metarl.load_rule(folder).manifest.meta_steps == done
+
+
+def test_killed_before_its_first_checkpoint_starts_anew(
+    whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "early"
+    config = tiny_run.config(folder, "meta_steps=6")
+    RunFolder.create(config)
+    (folder / "metrics.jsonl").write_text('{"meta_step": 1, "left": "over"}\n{"met')
+    assert run(tiny_run.resumed(folder), resume=folder) == 0
+    assert_same_run(whole, folder)
+
+
+def test_finished_run_says_so(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = arrays(whole)
+    assert run(tiny_run.resumed(whole), resume=whole) == 0
+    assert "finished already" in capsys.readouterr().out
+    for name, value in arrays(whole).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("seed=7", "seed: 7 differs from the run's 1"),
+        ("agent.optimizer.learning_rate=0.5", "agent.optimizer.learning_rate: 0.5"),
+        ("checkpoint.every=3", "checkpoint.every: 3 differs"),
+        ("meta_steps=2", "meta_steps: 2 is less than the run's 6"),
+    ],
+)
+def test_resume_refuses_other_changes(whole: Path, override: str, said: str) -> None:
+    config = tiny_run.resumed(whole, override)
+    with pytest.raises(UserError, match=said):
+        run(config, resume=whole)
+
+
+def test_a_folder_that_is_no_run_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a run"):
+        run(tiny_run.config(tmp_path / "x"), resume=tmp_path)
+
+
+def test_a_run_is_never_overwritten(whole: Path) -> None:
+    with pytest.raises(UserError, match="holds a run"):
+        run(tiny_run.config(whole))
+
+
+def test_finetuning_inherits_what_the_parent_saw(whole: Path, tmp_path: Path) -> None:
+    parent, child = tmp_path / "parent", tmp_path / "child"
+    loaded = metarl.load_rule(whole)
+    seen = loaded.manifest.model_copy(update={"games_seen": ("Pong-v5",)})
+    rule_files.save_rule(parent, loaded.meta_params, seen)
+    config = tiny_run.config(child, "meta_steps=1", f"initial_rule={parent}")
+    assert run(config) == 0
+    manifest = metarl.load_rule(child).manifest
+    assert manifest.games_seen == ("Catch-v0", "Pong-v5")
+    assert [p.name for p in manifest.parents] == ["parent"]
+    # The first step starts from the parent: it is near it, and not at it.
+    name = "trajectory/y_target/w"
+    moved = np.abs(arrays(child)[name] - arrays(whole)[name]).max()
+    assert 0 < moved < 2e-3
+    for file in parent.iterdir():
+        file.unlink()
+    assert run(tiny_run.resumed(child, "meta_steps=2"), resume=child) == 0
+
+
+def test_acting_with_the_initial_parameters_is_another_run(
+    whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "initial"
+    config = tiny_run.config(folder, "meta_steps=2", "meta.acting=initial")
+    assert run(config) == 0
+    assert rows(folder)[0] != rows(whole)[0]
+    assert np.isfinite(rows(folder)[-1]["meta/loss"])
+
+
+def test_non_finite_meta_gradients_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "nan"
+    config = tiny_run.config(folder, "meta_steps=9", "meta.max_skipped=2")
+    real = train.MetaTraining.play
+
+    def poisoned(self, meta_params, population, key):
+        population, objective, window = real(self, meta_params, population, key)
+        bad = jax.tree.map(lambda x: x * np.nan, window.values.params)
+        values = dataclasses.replace(window.values, params=bad)
+        return population, objective, dataclasses.replace(window, values=values)
+
+    monkeypatch.setattr(train.MetaTraining, "play", poisoned)
+    assert run(config) == 1
+    assert "not finite in 2 meta-steps in a row" in capsys.readouterr().out
+    assert rows(folder)[-1]["meta/skipped"] == 4
+    assert rows(folder)[-1]["meta/distance"] == 0
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    path = folder.parent / f"{folder.name}.yaml"
+    path.write_text(config_loader.dump(tiny_run.config(folder, *overrides)))
+    return subprocess.Popen(
+        [sys.executable, "-m", "metarl", "train", str(path), "meta_steps=1000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+
+
+def wait_for_rows(folder: Path, count: int, process: subprocess.Popen[str]) -> None:
+    metrics = folder / "metrics.jsonl"
+    for _ in range(3000):
+        assert process.poll() is None, process.communicate()[0]
+        if metrics.exists() and metrics.read_text().count("\n") >= count:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the run never wrote its metrics")

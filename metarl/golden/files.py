@@ -7,6 +7,7 @@ only.
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,12 @@ class GoldenFile:
         """
         self.path, self.stem, self.part = path, path.stem, path.stem[0]
         try:
+            # Raises TypeError where the file holds one array and is no archive.
             with np.load(path, allow_pickle=False) as archive:
                 self._arrays = {key: archive[key] for key in archive.files}
         except FileNotFoundError:
             raise UserError(f"golden folder: {path} does not exist") from None
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: not an archive of arrays ({error})") from None
         self._read: set[str] = set()
 

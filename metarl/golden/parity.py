@@ -59,15 +59,17 @@ def verify(
     paths = find_files(golden_dir)
     limits = Tolerances.read(golden_dir)
     subject = load_subject(weights=weights, rule=rule)
+    out(f"{len(paths)} files; the first of each size is compiled, which takes longer")
     findings: list[Finding] = []
     for part, files in groupby(paths, key=lambda path: _part_name(path.stem)):
         of_part: list[Finding] = []
         for path in files:
             start = time.perf_counter()
-            of_file = check_file(path, subject, limits)
-            seconds = time.perf_counter() - start
+            of_file, not_stored = check_file(path, subject, limits)
             count = len({finding.key for finding in of_file})
-            out(f"{path.stem}: {count} arrays in {seconds:.1f} s")
+            out(f"{path.stem}: {count} arrays, {time.perf_counter() - start:.1f} s")
+            if not_stored:
+                out(f"{path.stem}: not in the file: {', '.join(not_stored)}")
             of_part += of_file
         for line in _group_lines(part, of_part):
             out(line)
@@ -101,8 +103,13 @@ def load_subject(*, weights: Path | None, rule: Path | None) -> Subject:
     return Subject(loaded.rule.config, jax.tree.map(np.asarray, loaded.meta_params))
 
 
-def check_file(path: Path, subject: Subject, limits: Tolerances) -> list[Finding]:
+def check_file(
+    path: Path, subject: Subject, limits: Tolerances
+) -> tuple[list[Finding], list[str]]:
     """Return the findings on one golden file: at least one for each of its outputs.
+
+    Returns:
+      The findings, and the outputs of its part that the file does not store.
 
     Raises:
       UserError: the file has no outputs, or arrays that are not known.
@@ -121,7 +128,7 @@ def check_file(path: Path, subject: Subject, limits: Tolerances) -> list[Finding
     findings = compare(file.stem, golden, ours, limits)
     missed = golden.keys() - {finding.key for finding in findings}
     assert not missed, f"{path}: not compared: {sorted(missed)}"
-    return findings
+    return findings, sorted(ours.keys() - golden.keys())
 
 
 def _check_sizes(config: DiscoConfig, path: Path) -> None:

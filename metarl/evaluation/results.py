@@ -140,15 +140,18 @@ def merge_cells(results_dir: Path) -> list[Result]:
     Returns:
       The rows, by rule, game and seed.
     """
-    trees = [_read(path) for path in sorted((results_dir / CELLS).glob("*.json"))]
-    pairs = [(Result(**tree["result"]), tree["curve"]) for tree in trees]
-    pairs.sort(key=lambda pair: (pair[0].rule, pair[0].game, pair[0].seed))
+    pairs = _read_all(results_dir)
     rows = [dataclasses.asdict(result) for result, _ in pairs]
     columns = [field.name for field in dataclasses.fields(Result)]
     _write(results_dir / "results.csv", _csv(columns, rows))
     _write(results_dir / "results.json", json.dumps(rows, indent=1) + "\n")
     points = [
-        {"rule": result.rule, "game": result.game, "seed": result.seed, **point}
+        {
+            "rule": result.rule,
+            "game": result.game,
+            "seed": result.seed,
+            **dataclasses.asdict(point),
+        }
         for result, curve in pairs
         for point in curve
     ]
@@ -156,6 +159,11 @@ def merge_cells(results_dir: Path) -> list[Result]:
     columns += [field.name for field in dataclasses.fields(CurveRow)]
     _write(results_dir / "curves.csv", _csv(columns, points))
     return [result for result, _ in pairs]
+
+
+def read_curves(results_dir: Path) -> dict[tuple[str, str, int], list[CurveRow]]:
+    """Return the learning curve of each cell by rule, game and seed."""
+    return {(r.rule, r.game, r.seed): curve for r, curve in _read_all(results_dir)}
 
 
 def summary(results: Iterable[Result]) -> list[list[str]]:
@@ -194,6 +202,16 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
 
 def _path(results_dir: Path, cell: Cell) -> Path:
     return results_dir / CELLS / f"{cell.name}.json"
+
+
+def _read_all(results_dir: Path) -> list[tuple[Result, list[CurveRow]]]:
+    """Return every cell there is, by rule, game and seed."""
+    trees = [_read(path) for path in (results_dir / CELLS).glob("*.json")]
+    pairs = [
+        (Result(**tree["result"]), [CurveRow(**point) for point in tree["curve"]])
+        for tree in trees
+    ]
+    return sorted(pairs, key=lambda pair: (pair[0].rule, pair[0].game, pair[0].seed))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from jaxtyping import install_import_hook
 
 # Pure array functions, whose annotated shapes are checked while testing. Modules with
 # pytree classes stay out: their fields also hold prefix trees, keys and shape structs.
-SHAPE_CHECKED = ("metarl.numerics", "metarl.returns")
+SHAPE_CHECKED = ("metarl.returns",)
 install_import_hook(list(SHAPE_CHECKED), "beartype.beartype")
 
 # The same examples every time, however slow the machine.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from metarl.console import say
+from metarl.console import heartbeat, say
 from metarl.evaluation import results
 from metarl.evaluation.cells import Cell, batches, cell_name, plan
 from metarl.evaluation.results import Result
@@ -86,7 +86,8 @@ def evaluate(
 
 def _train(batch: Sequence[Cell], results_dir: Path) -> None:
     """Train the cells of one batch and store each as it is done."""
-    run = BatchRun(batch)
+    with heartbeat(f"preparing {len(batch)} cells"):
+        run = BatchRun(batch)
     first = batch[0]
     games = ", ".join(sorted({cell.game for cell in batch}))
     seeds = ", ".join(str(seed) for seed in sorted({cell.seed for cell in batch}))

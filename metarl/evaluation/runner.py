@@ -63,6 +63,16 @@ def _keys(cell_keys: jax.Array, iteration: jax.Array) -> tuple[jax.Array, jax.Ar
     return keys[:, :1], keys[:, 1]
 
 
+def _cells_per_call(cells: Sequence[Cell]) -> int:
+    """Return how many cells one device call serves.
+
+    One on CPU, where one after another is the faster way (see `population.map_groups`)
+    and every cell runs the very same program, whatever the number of cells. All of
+    them on an accelerator, where a last, smaller batch costs one more compilation.
+    """
+    return 1 if jax.default_backend() == "cpu" else len(cells)
+
+
 class CellRun:
     """Where one cell stands: its episodes, its curve, and its result at the end."""
 
@@ -133,8 +143,7 @@ class BatchRun:
             lifetime_env_steps=first.env_steps,
         )
         self._meta_params = first.rule.meta_params
-        # One after another is the faster way on CPU (see `population.map_groups`).
-        self._chunk = 1 if jax.default_backend() == "cpu" else len(cells)
+        self._chunk = _cells_per_call(cells)
         self._sizes = (self._chunk,) * (len(cells) // self._chunk)
         self._keys = jax.vmap(jax.random.key)(
             np.array([cell.base_seed for cell in cells], np.uint32)

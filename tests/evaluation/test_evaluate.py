@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from metarl.config import ActorCriticConfig
@@ -35,9 +36,9 @@ def _no_wandb(monkeypatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
 
-def small_rule(name: str = "small", **manifest) -> LoadedRule:
+def small_rule(name: str = "small", num_bins: int = 5, **manifest) -> LoadedRule:
     """Return an actor-critic with few bins."""
-    config = ActorCriticConfig(num_bins=5, max_abs_value=2.0)
+    config = ActorCriticConfig(num_bins=num_bins, max_abs_value=2.0)
     made = new_manifest(config).model_copy(update=manifest)
     return LoadedRule(make_rule(config), {}, made, name)
 
@@ -108,12 +109,32 @@ def test_updates_begin_when_the_replay_holds_a_batch(tmp_path):
     assert with_replay["agent_updates"] == without["agent_updates"] - 4
 
 
-def test_nothing_recompiles_after_the_first_step(tmp_path):
-    run(tmp_path / "warm", "seeds=[1]", "cells_at_once=2")
+@pytest.mark.parametrize("replay", [[], REPLAY])
+def test_one_program_serves_all_steps_and_batches(tmp_path, replay):
+    # Bins that no other test has, so that nothing is compiled before.
+    rule = small_rule(num_bins=8 + len(replay))
     programs = [runner._update, runner._init, actor._act]
     before = [program._cache_size() for program in programs]
-    run(tmp_path / "more", "seeds=[2, 3, 4]", "cells_at_once=2")
-    assert [program._cache_size() for program in programs] == before
+    run(tmp_path, "seeds=[2, 3, 4]", "cells_at_once=2", *replay, rule=rule)
+    assert [program._cache_size() for program in programs] == [n + 1 for n in before]
+
+
+def test_cells_mapped_together_learn_the_same(monkeypatch):
+    cells = plan([small_rule()], overrides=[*TINY, "seeds=[1, 2]", "env_steps=100"])
+    apart = BatchRun(cells)
+    apart.run(lambda *_: None, lambda *_: None)
+    monkeypatch.setattr(runner, "_cells_per_call", len)  # as on a GPU
+    together = BatchRun(cells)
+    together.run(lambda *_: None, lambda *_: None)
+    assert together.num_parameters == apart.num_parameters
+    for i in range(2):
+        assert together.runs[i].curve == apart.runs[i].curve
+        for a, b in zip(
+            jax.tree.leaves(together.agents_of(i).params),
+            jax.tree.leaves(apart.agents_of(i).params),
+            strict=True,
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 def test_a_finished_cell_is_left_alone_and_rules_may_join(tmp_path):

@@ -1,0 +1,117 @@
+"""What README.md says can be typed, and the files that it and docs/ name are there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from metarl import cli, commands, config_loader
+from metarl.config import EvaluationConfig, TrainConfig
+from metarl.envs.tasks import resolve_environment
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+UPDATES = "seed, updates, length = 1, 200, 16"
+
+
+def typed_commands() -> list[str]:
+    """Every `metarl ...` in a block or between backticks, without what precedes it."""
+    text = README.read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`(metarl [^`]+)`", text)
+    lines = [re.sub(r"\s+#.*", "", line) for line in lines]
+    found = (re.search(r"(?:^|[ /])(metarl .*)", line) for line in lines)
+    return [match[1] for match in found if match]
+
+
+def words_of(command: str) -> list[str]:
+    return shlex.split(command)[1:]
+
+
+COMMANDS = typed_commands()
+
+
+def test_the_readme_shows_every_command() -> None:
+    shown = {words_of(command)[0] for command in COMMANDS}
+    assert shown == {"train", "evaluate", "rules", "games", "config"}
+    of_rules = {w[1] for w in map(words_of, COMMANDS) if w[0] == "rules"}
+    assert of_rules == {"import", "list", "show", "export", "verify"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_one_with_settings_that_exist(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    words = [
+        word.replace("CONFIG", "configs/catch.yaml").replace(
+            "$SLURM_ARRAY_TASK_ID", "7"
+        )
+        for word in words_of(command)
+    ]
+    args = cli.parse(words)
+    if args.run is commands.train:
+        # A run's own configuration lies under the overrides of a resumed one.
+        files = args.files or [ROOT / "configs" / "catch.yaml"]
+        config = config_loader.load(TrainConfig, files, args.overrides)
+        assert resolve_environment(config.environment)
+    elif args.run is commands.evaluate:
+        overrides = [f"environment.suite={args.suite}", *args.overrides]
+        evaluation = config_loader.load(EvaluationConfig, [], overrides)
+        assert resolve_environment(evaluation.environment, same_shapes=False)
+    elif args.run in (commands.games, commands.config):
+        assert cli.main(words) == cli.EXIT_DONE
+    else:
+        assert args.run.__name__ == f"rules_{words[1]}"
+
+
+def mentions(page: Path) -> set[str]:
+    """Links, and paths between backticks that begin with one of our folders."""
+    text = page.read_text()
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    folders = r"(?:metarl|configs|docs|tests|requirements)/"
+    paths = re.findall(rf"`({folders}[\w./*-]*)(?:::\w+)?`", text)
+    near = {(page.parent / link).resolve().relative_to(ROOT) for link in links}
+    return {str(path) for path in near} | set(paths)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page: Path) -> None:
+    missing = [name for name in sorted(mentions(page)) if not any(ROOT.glob(name))]
+    assert missing == []
+
+
+def test_mentions_are_found() -> None:
+    assert {"docs/metrics.md", "LICENSE", "metarl/cli.py"} <= mentions(README)
+    assert "metarl/config.py" in mentions(ROOT / "CONTRIBUTING.md")
+
+
+def test_make_has_the_targets_that_pages_name() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for page in PAGES:
+        for target in re.findall(r"(?:`|^    )make ([a-z-]+)", page.read_text(), re.M):
+            assert re.search(rf"^{target}:", makefile, re.M), f"{page.name}: {target}"
+
+
+def test_the_ten_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With three updates; `tests/test_learner.py` lets them learn."""
+    monkeypatch.chdir(tmp_path)
+    network, loop = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert UPDATES in loop
+    assert len(loop.split("rule = ")[1].splitlines()) == 10
+    code = network + loop.replace(UPDATES, "seed, updates, length = 1, 3, 4")
+    names: dict[str, object] = {}
+    exec(compile(code, README, "exec"), names)
+    assert names["state"].agent_updates == 3
+    assert os.listdir() == ["agent.npz"]

@@ -18,9 +18,12 @@ import tiny_run
 
 import metarl
 from metarl import config_loader, rule_files, train
+from metarl import experiment as experiments
 from metarl.config import TrainConfig
 from metarl.errors import UserError
+from metarl.meta.inner_loop import Window
 from metarl.run_folder import RunFolder
+from metarl.types import Rollout, Transitions
 
 TIMES = ("stats/", "charts/SPS")
 """Metrics that no two runs share."""
@@ -265,3 +268,74 @@ def wait_for_rows(folder: Path, count: int, process: subprocess.Popen[str]) -> N
             return
         time.sleep(0.1)
     raise AssertionError("the run never wrote its metrics")
+
+
+def test_nothing_recompiles_after_the_first_meta_step(tmp_path: Path) -> None:
+    config = tiny_run.config(tmp_path / "run", "meta_steps=4")
+    folder = RunFolder.create(config)
+    compiled: list[str] = []
+
+    def listen(event: str, _: float, **__: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    with train.MetaTraining(config, folder) as training:
+        training.begin()
+        training.meta_step()
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        try:
+            training.meta_step()
+            training.meta_step()
+        finally:
+            jax.monitoring.unregister_event_duration_listener(listen)
+    assert compiled == []
+
+
+def test_programs_do_not_grow_with_the_number_of_agents(tmp_path: Path) -> None:
+    def size(num_agents: int) -> int:
+        config = tiny_run.config(tmp_path / "x", f"population.num_agents={num_agents}")
+        experiment = experiments.build(config)
+        params = experiments.initial_meta_params(experiment, config)
+        _, population = experiments.initial_state(experiment, config, params)
+        agent, spec = experiment.agent, experiment.pool_spec
+        rollout = synthetic_rollout(num_agents, spec.observation_shape)
+        keys = jax.random.split(jax.random.key(0), (num_agents, 2))
+        window = Window(
+            agents=population.agents,
+            values=population.values,
+            rollouts=jax.tree.map(lambda x: np.stack([x, x], axis=1), rollout),
+            keys=keys,
+            validation=rollout,
+        )
+        assert agent.num_actions == 3
+        program = jax.jit(lambda *args: experiment.estimator.gradient(*args))
+        return program.lower(params, window).as_text().count("\n")
+
+    # No other axis of the tiny run has one of these lengths, so that no function of
+    # the program happens to serve two of them.
+    assert size(11) == size(19)
+
+
+def synthetic_rollout(groups: int, observation_shape: tuple[int, ...]) -> Rollout:
+    """Return a rollout ``[G, 1, 5, 4]`` of zeros."""
+
+    def zeros(*shape: int, dtype: type = np.float32) -> np.ndarray:
+        return np.zeros((groups, 1, *shape), dtype)
+
+    transitions = Transitions(
+        actions=zeros(5, 4, dtype=np.int32),
+        behaviour_logits=zeros(5, 4, 3),
+        rewards=zeros(5, 4),
+        is_terminal=zeros(5, 4, dtype=bool),
+        cut=zeros(5, 4, dtype=bool),
+        valid=~zeros(5, 4, dtype=bool),
+        learn=zeros(5, 4) + 1,
+        own=~zeros(5, 4, dtype=bool),
+    )
+    return Rollout(
+        observations=zeros(6, 4, *observation_shape),
+        transitions=transitions,
+        returns=zeros(4),
+        success=zeros(4, dtype=bool),
+        env_steps=zeros(dtype=np.int32),
+    )

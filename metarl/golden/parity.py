@@ -6,6 +6,7 @@ A host module: reads files and prints. The arrays come from the modules that tra
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ from metarl.golden.subject import Arrays, Subject
 from metarl.rule_files import load_rule
 from metarl.rules.disco import Disco
 
+# Lines may be minutes apart, so they must not wait in a pipe's buffer.
+_print = functools.partial(print, flush=True)
+
 PARTS: dict[str, Callable[[GoldenFile, Subject], Arrays]] = {
     "a": metanet_chain,
     "c": learner_chain,
@@ -40,7 +44,7 @@ def verify(
     *,
     weights: Path | None = None,
     rule: Path | None = None,
-    out: Callable[[str], None] = print,
+    out: Callable[[str], None] = _print,
 ) -> bool:
     """Return whether this build agrees with every array of ``golden_dir``.
 

@@ -75,7 +75,7 @@ class RunFolder:
 
     @property
     def initial_rule(self) -> Path:
-        """Where the rule is that meta-training started from, if it did."""
+        """Where the rule of meta-step 0 is: random, or a copy of the parent."""
         return self.path / "initial_rule"
 
     def accept_changes(self, config: TrainConfig) -> None:

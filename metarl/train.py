@@ -201,6 +201,11 @@ class MetaTraining:
         step = self.checkpoints.latest_step()
         if step is None:
             self.actor.start()
+            if self.parent is None:
+                # What there was before any meta-step, to compare with.
+                params = jax.device_get(self.initial_params)
+                manifest = self._manifest(games_seen=())
+                rule_files.save_rule(self.folder.initial_rule, params, manifest)
             self._write_rule()
             return
         saved = self.checkpoints.metadata(step)
@@ -227,10 +232,19 @@ class MetaTraining:
         return {"meta": self.meta, "population": self.population, "pools": pools}
 
     def _write_rule(self) -> None:
+        manifest = self._manifest(self.experiment.games)
+        if self.parent is not None:
+            parents = [(self.parent.name, self.parent.manifest)]
+            manifest = rule_files.inherit(manifest, parents)
+        rule_files.save_rule(
+            self.folder.rule, jax.device_get(self.meta.params), manifest
+        )
+
+    def _manifest(self, games_seen: Sequence[str]) -> rule_files.Manifest:
         config = self.config
-        manifest = rule_files.new_manifest(
+        return rule_files.new_manifest(
             config.update_rule,
-            games_seen=self.experiment.games,
+            games_seen=games_seen,
             meta_steps=self.meta_steps,
             env_steps=self.env_steps,
             agent={
@@ -239,12 +253,6 @@ class MetaTraining:
                 "num_envs": config.environment.num_envs,
                 "environment": config.environment.model_dump(mode="json"),
             },
-        )
-        if self.parent is not None:
-            parents = [(self.parent.name, self.parent.manifest)]
-            manifest = rule_files.inherit(manifest, parents)
-        rule_files.save_rule(
-            self.folder.rule, jax.device_get(self.meta.params), manifest
         )
 
     # --- What is said -------------------------------------------------------------

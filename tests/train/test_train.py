@@ -90,6 +90,15 @@ def test_a_run_writes_what_it_promises(whole: Path) -> None:
     assert rule.manifest.env_steps == last["global_step"]
     assert rule.status("Catch-v0") == "seen"
     assert rule.status("Pong-v5") == "held_out"
+    start = metarl.load_rule(whole / "initial_rule")
+    assert start.manifest.meta_steps == 0
+    assert start.status("Catch-v0") == "held_out"
+    before, after = start.meta_params, rule.meta_params
+    norms = [
+        np.sqrt(sum(np.sum(x**2) for x in jax.tree.leaves(t)))
+        for t in (jax.tree.map(np.subtract, after, before), before)
+    ]
+    np.testing.assert_allclose(norms[0] / norms[1], last["meta/distance"], rtol=1e-5)
 
 
 def test_every_logged_key_is_documented(whole: Path) -> None:

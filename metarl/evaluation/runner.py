@@ -86,6 +86,7 @@ class CellRun:
         self.curve: list[CurveRow] = []
         self.result: Result | None = None
         self._since_row: list[Episodes] = []
+        self.newest_lengths = np.zeros(0, np.int64)  # of the newest row's episodes
 
     @property
     def is_done(self) -> bool:

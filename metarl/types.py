@@ -47,6 +47,9 @@ class Transitions:
     valid: jax.Array  # bool[T, B] False where the transition does not exist
     learn: jax.Array  # f32[T, B] weight of the loss alone
     own: jax.Array  # bool[T, B] collected by the agent that learns from it
+    # f32[T, B] log-probability of the action under the policy that acted, where a
+    # vocabulary is too large for logits (then [T, B, 0]); None: read it off those.
+    behaviour_log_pi_a: jax.Array | None = None
 
 
 @pytree
@@ -123,4 +126,9 @@ def drop_invalid(transitions: Transitions) -> Transitions:
         valid=t.valid,
         learn=jnp.where(t.valid, t.learn, 0),
         own=t.valid & t.own,
+        behaviour_log_pi_a=(
+            None
+            if t.behaviour_log_pi_a is None
+            else jnp.where(t.valid, t.behaviour_log_pi_a, 0)
+        ),
     )

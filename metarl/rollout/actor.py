@@ -338,5 +338,6 @@ def _rollout(buffers: dict[str, npt.NDArray[Any]]) -> Rollout:
     transitions = {
         field.name: on_device.pop(field.name)
         for field in dataclasses.fields(Transitions)
+        if field.name in on_device
     }
     return Rollout(transitions=Transitions(**transitions), **on_device)

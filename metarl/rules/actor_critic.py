@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from metarl.config import ActorCriticConfig
-from metarl.numerics import Moments, ValueBins, masked_mean, take_action
+from metarl.numerics import Moments, ValueBins, masked_mean
 from metarl.returns import vtrace
 from metarl.rules.base import Head, Metrics, RuleSpec, Targets, UpdateRule
-from metarl.rules.policy_gradient import policy_terms
+from metarl.rules.policy import importance_ratios, policy_terms
 from metarl.types import Experience, Outputs, Params, Transitions, drop_invalid
 
 MAX_RHO = 1.0
@@ -61,9 +61,9 @@ class ActorCritic(UpdateRule):
         # Targets are constants for the outer gradient too: values and ratios measure
         # the agent's behaviour, they are not a way to shape it.
         outputs = jax.lax.stop_gradient(experience.outputs)
-        log_pi = jax.nn.log_softmax(outputs["logits"][:-1])
-        log_mu = jax.nn.log_softmax(transitions.behaviour_logits)
-        rhos = jnp.exp(take_action(log_pi - log_mu, transitions.actions))
+        steps = len(transitions.actions)
+        first_rows = {name: x[:steps] for name, x in outputs.items()}
+        rhos = importance_ratios(first_rows, transitions)
         values = self.bins.to_scalar(outputs["v"])
         errors, advantages = vtrace(
             transitions.rewards,

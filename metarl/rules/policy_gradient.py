@@ -1,4 +1,4 @@
-"""REINFORCE: the simplest rule, and the policy terms that hand-written rules share.
+"""REINFORCE: the simplest rule.
 
 Sits beside the other rules behind `base.UpdateRule`; must not import agents,
 environments or files.
@@ -9,36 +9,13 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
 from metarl.config import PolicyGradientConfig
-from metarl.numerics import Moments, entropy, masked_mean, take_action
+from metarl.numerics import Moments, masked_mean
 from metarl.returns import discounted_returns
 from metarl.rules.base import Head, Metrics, RuleSpec, Targets, UpdateRule
+from metarl.rules.policy import policy_terms
 from metarl.types import Experience, Outputs, Params, Transitions, drop_invalid
-
-
-def policy_terms(outputs: Outputs, actions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the taken actions' log-probabilities, and an entropy bonus.
-
-    A network over a large vocabulary may give ``log_pi_a [T, B]``, the log-probability
-    of the action taken, in place of ``logits [T, B, A]``. The bonus then is
-    ``-log_pi_a ** 2 / 2``: the entropy's gradient is ``-E[log pi(a) grad log pi(a)]``,
-    so that the bonus has it as its expected gradient where the actions were drawn from
-    the current policy.
-
-    Args:
-      outputs: the policy's outputs, ``[T, B, ...]``.
-      actions: ``i32[T, B]``.
-
-    Returns:
-      Log-probability and bonus (the entropy in nats, given logits), each ``[T, B]``.
-    """
-    if "logits" in outputs:
-        log_pi = jax.nn.log_softmax(outputs["logits"])
-        return take_action(log_pi, actions), entropy(outputs["logits"])
-    log_pi_a = outputs["log_pi_a"]
-    return log_pi_a, -jnp.square(log_pi_a) / 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -180,3 +180,29 @@ def test_a_tabular_agent_finds_the_best_path(rule: UpdateRule):
     _, paid = jax.lax.scan(update, (table, rule.init_state()), keys)
     assert paid[0] < 0.3  # chance: 1 in 9
     assert jnp.mean(paid[-20:]) > 0.9
+
+
+def test_log_probabilities_of_taken_actions_serve_in_place_of_all_logits():
+    experience = make_experience(jax.random.key(0), RULE, T=5, B=3)
+    transitions, outputs = experience.transitions, experience.outputs
+    log_pi = jax.nn.log_softmax(outputs["logits"][:-1])
+    log_mu = jax.nn.log_softmax(transitions.behaviour_logits)
+    alone = dataclasses.replace(
+        experience,
+        outputs={
+            "v": outputs["v"],
+            "log_pi_a": take_action(log_pi, transitions.actions),
+        },
+        transitions=dataclasses.replace(
+            transitions,
+            behaviour_logits=jnp.zeros((*transitions.actions.shape, 0)),
+            behaviour_log_pi_a=take_action(log_mu, transitions.actions),
+        ),
+    )
+    state, key = RULE.init_state(), jax.random.key(1)
+    expected, _, _ = RULE.targets({}, state, experience, key)
+    targets, _, _ = RULE.targets({}, state, alone, key)
+    for name, value in expected.items():
+        np.testing.assert_allclose(
+            targets[name][transitions.valid], value[transitions.valid], rtol=1e-10
+        )

@@ -15,7 +15,8 @@ from metarl.numerics import Moments, entropy
 from metarl.returns import discounted_returns
 from metarl.rules import make_rule
 from metarl.rules.base import Head
-from metarl.rules.policy_gradient import PolicyGradient, policy_terms
+from metarl.rules.policy import policy_terms
+from metarl.rules.policy_gradient import PolicyGradient
 from metarl.types import drop_invalid
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -199,6 +199,7 @@ class AtariOptions(Model):
     sticky_actions: Probability = 0.0
     """Probability of repeating the previous action."""
     noop_max: PositiveInt = 30
+    """No-ops at the start of an episode: EnvPool draws from 1 to this."""
     fire_reset: bool = False
     full_action_set: bool = True
     """All 18 actions, so that games share shapes; else the game's minimal set."""

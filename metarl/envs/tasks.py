@@ -115,12 +115,6 @@ def envpool_options(task: Task, config: EnvironmentConfig) -> dict[str, int | fl
     if task.game.family != "atari":
         return dict(task.options)
     atari = config.atari
-    if atari.noop_max < 1:
-        # EnvPool draws from 1 to noop_max, and never comes back from an empty range.
-        raise UserError(
-            f"environment.atari.noop_max: {atari.noop_max} is too small "
-            "(at least 1: EnvPool starts every game with a no-op)"
-        )
     if atari.max_episode_frames < atari.frame_skip:
         raise UserError(
             f"environment.atari.max_episode_frames: {atari.max_episode_frames} is less "

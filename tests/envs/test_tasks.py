@@ -58,10 +58,6 @@ def test_games_are_kept_in_order_and_may_lack_their_version() -> None:
             "Pong-v5 and Breakout-v5 have 6 and 4",
         ),
         (
-            EnvironmentConfig(suite="atari5", atari=AtariOptions(noop_max=0)),
-            r"environment\.atari\.noop_max: 0 .*at least 1",
-        ),
-        (
             EnvironmentConfig(suite="atari5", atari=AtariOptions(max_episode_frames=3)),
             r"max_episode_frames: 3 .*frame_skip = 4",
         ),

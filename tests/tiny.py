@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,8 @@ from metarl.types import (
 NUM_ACTIONS = 3
 OBSERVATION = 4
 NO_TARGET = TargetNetwork()
+QUICK = {"xla_backend_optimization_level": 0}
+"""Compiles three times as fast; for programs that run a few times only."""
 HIDDEN = 4
 
 DISCO = DiscoConfig(
@@ -243,20 +246,28 @@ def stack(trees: list) -> object:
 def rollouts(seed: int, *lead: int, **sizes: int) -> Rollout:
     """Return independent rollouts with the leading axes ``lead``."""
     count = int(np.prod(lead))
-    flat = stack([rollout(seed + i, **sizes) for i in range(count)])
-    return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), flat)
+    flat = [rollout(seed + i, **sizes) for i in range(count)]
+    # In NumPy, which compiles nothing.
+    return jax.tree.map(
+        lambda *x: jnp.asarray(np.stack(x).reshape(*lead, *x[0].shape)), *flat
+    )
 
 
 def window_for(loop: InnerLoop, seed: int, *, updates: int, peers: int) -> Window:
     """Return what a meta-gradient is computed from, for one group."""
     keys = jax.random.split(jax.random.key(seed), 3)
     observations = jnp.zeros((1, OBSERVATION))
-    agents = jax.vmap(lambda k: loop.agent.init(k, observations))(
-        jax.random.split(keys[0], peers)
-    )
-    values = jax.vmap(lambda k: loop.value_function.init(k, observations))(
-        jax.random.split(keys[1], peers)
-    )
+
+    @partial(jax.jit, compiler_options=QUICK)
+    def new(agent_key: jax.Array, value_key: jax.Array) -> tuple:
+        agents = jax.vmap(lambda k: loop.agent.init(k, observations))
+        values = jax.vmap(lambda k: loop.value_function.init(k, observations))
+        return (
+            agents(jax.random.split(agent_key, peers)),
+            values(jax.random.split(value_key, peers)),
+        )
+
+    agents, values = new(keys[0], keys[1])
     return Window(
         agents=agents,
         values=values,
@@ -268,14 +279,18 @@ def window_for(loop: InnerLoop, seed: int, *, updates: int, peers: int) -> Windo
 
 def disco_params(seed: int, config: DiscoConfig = DISCO) -> Params:
     """Return meta-parameters whose biases are not zero."""
-    params = Disco(config).init_params(jax.random.key(seed))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    noisy = [
-        x + 0.2 * jax.random.normal(k, x.shape)
-        for x, k in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(tree, noisy)
+
+    @partial(jax.jit, compiler_options=QUICK)
+    def new(key: jax.Array, noise_key: jax.Array) -> Params:
+        leaves, tree = jax.tree.flatten(Disco(config).init_params(key))
+        keys = jax.random.split(noise_key, len(leaves))
+        noisy = [
+            x + 0.2 * jax.random.normal(k, x.shape)
+            for x, k in zip(leaves, keys, strict=True)
+        ]
+        return jax.tree.unflatten(tree, noisy)
+
+    return new(jax.random.key(seed), jax.random.key(seed + 1))
 
 
 def warm(state: object, seed: int) -> object:
@@ -283,7 +298,7 @@ def warm(state: object, seed: int) -> object:
     rng = np.random.default_rng(seed)
 
     def noise(x: jax.Array, low: float, high: float) -> jax.Array:
-        return x + jnp.asarray(rng.uniform(low, high, x.shape), x.dtype)
+        return jnp.asarray(np.asarray(x) + rng.uniform(low, high, x.shape), x.dtype)
 
     optimizer = dataclasses.replace(
         state.optimizer,
@@ -305,7 +320,7 @@ def poison(tree: object, seed: int) -> object:
     def of(t: Transitions) -> Transitions:
         def garbage(x: jax.Array, values: np.ndarray) -> jax.Array:
             valid = t.valid.reshape(t.valid.shape + (1,) * (x.ndim - t.valid.ndim))
-            return jnp.where(valid, x, jnp.asarray(values, x.dtype))
+            return jnp.asarray(np.where(valid, x, values), x.dtype)
 
         def flip(x: jax.Array) -> jax.Array:
             return garbage(x, rng.integers(0, 2, x.shape).astype(bool))

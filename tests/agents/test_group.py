@@ -20,7 +20,6 @@ from metarl.rules.disco import Disco
 from metarl.rules.policy_gradient import PolicyGradient
 from metarl.types import Network, Outputs, Params, Rollout, Transitions
 
-QUICK = {"xla_backend_optimization_level": 0}
 SINGLE_AGENT_RULES = {
     "policy_gradient": PolicyGradient(PolicyGradientConfig()),
     "actor_critic": ActorCritic(ActorCriticConfig(num_bins=7, max_abs_value=3.0)),
@@ -36,15 +35,15 @@ Update = Callable[
 def compiled(agent: Agent) -> Update:
     return jax.jit(
         lambda *args: group.update(agent, *args),
-        compiler_options=QUICK,
+        compiler_options=tiny.QUICK,
     )
 
 
 def new_agents(agent: Agent, seed: int, peers: int) -> AgentState:
     observations = jnp.zeros((1, tiny.OBSERVATION))
-    return jax.vmap(lambda k: agent.init(k, observations))(
-        jax.random.split(jax.random.key(seed), peers)
-    )
+    new = jax.vmap(lambda k: agent.init(k, observations))
+    keys = jax.random.split(jax.random.key(seed), peers)
+    return jax.jit(new, compiler_options=tiny.QUICK)(keys)
 
 
 def at(tree: object, index: int | slice) -> object:

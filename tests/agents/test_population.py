@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,9 +23,8 @@ OBSERVATIONS = jnp.zeros((1, tiny.OBSERVATION))
 
 
 def inputs(groups: int, peers: int = 2) -> tuple[AgentState, Rollout, jax.Array]:
-    states = population.init(
-        AGENT, jax.random.key(1), OBSERVATIONS, groups=groups, peers=peers
-    )
+    new = partial(population.init, AGENT, groups=groups, peers=peers)
+    states = jax.jit(new, compiler_options=tiny.QUICK)(jax.random.key(1), OBSERVATIONS)
     keys = jax.random.split(jax.random.key(2), groups)
     return states, tiny.rollouts(0, groups, peers), keys
 
@@ -45,15 +46,18 @@ def test_agents_of_a_population_are_all_different() -> None:
 def test_chunks_change_nothing(x64: None) -> None:
     given = inputs(4)
     results = {
-        chunk: jax.jit(lambda *x, c=chunk: update(*x, chunk=c))(*given)
+        chunk: jax.jit(
+            lambda *x, c=chunk: update(*x, chunk=c), compiler_options=tiny.QUICK
+        )(*given)
         for chunk in (1, 2, 3, 4)
     }
     for chunk in (2, 3, 4):
         tiny.assert_close(results[1], results[chunk])
+    update_group = jax.jit(partial(group.update, AGENT), compiler_options=tiny.QUICK)
     # Each group is updated as it would be by itself.
     for g in range(4):
         states, rollouts, key = jax.tree.map(lambda x, g=g: x[g], given)
-        alone, record = group.update(AGENT, META_PARAMS, states, rollouts, key)
+        alone, record = update_group(META_PARAMS, states, rollouts, key)
         after, metrics = jax.tree.map(lambda x, g=g: x[g], results[1])
         tiny.assert_close((after, metrics), (alone, record.metrics))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import jax
@@ -28,7 +29,6 @@ from metarl.types import Params
 
 REAL_STOP, REAL_VMAP = jax.lax.stop_gradient, jax.vmap
 STEP_SIZES = (2e-5, 1e-5)
-QUICK = {"xla_backend_optimization_level": 0}  # compiles three times as fast
 NUM_DIRECTIONS = 24
 BOUND = 0.15  # of an entry of the update, so that some are clipped
 
@@ -49,12 +49,15 @@ class Stops:
     held: list[object] | None = None
     hold: jax.Array | bool = False
     seen: list[object] = dataclasses.field(default_factory=list)
+    places: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def __call__(self, x: object) -> object:
         x = REAL_STOP(x)
         if not called_by_metarl():
             return x
         self.seen.append(x)
+        code = sys._getframe(1).f_code
+        self.places[code.co_qualname.partition(".<locals>")[0]] += 1
         if self.held is None:
             return x
         held = self.held[len(self.seen) - 1]
@@ -111,19 +114,22 @@ class PythonLoop(InnerLoop):
 
 def frozen_loss(
     loop: InnerLoop, window: Window, meta_params: Params, patch: pytest.MonkeyPatch
-) -> tuple[Callable[[Params], jax.Array], int]:
+) -> tuple[Callable[[Params], jax.Array], Counter[str]]:
     """Return the loss with every stopped value held as it is at ``meta_params``.
 
-    Also returns the number of values held.
+    Also returns how often each function stopped one.
     """
     python_loop = PythonLoop(
         loop.agent, loop.value_function, loop.weights, remat=loop.remat
     )
 
+    places: list[Counter[str]] = []
+
     def run(
         meta_params: Params, held: list[object] | None, hold: jax.Array | bool
     ) -> tuple[jax.Array, list[object]]:
         stops = Stops(held, hold)
+        places.append(stops.places)
         with patch.context() as patched:
             patched.setattr(jax.lax, "stop_gradient", stops)
             patched.setattr(jax, "vmap", looped_vmap)
@@ -132,11 +138,11 @@ def frozen_loss(
 
     shapes = jax.eval_shape(lambda p: run(p, None, False)[1], meta_params)
     empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    compiled = jax.jit(run, compiler_options=QUICK)
+    compiled = jax.jit(run, compiler_options=tiny.QUICK)
     loss, held = compiled(meta_params, empty, False)
     again, _ = compiled(meta_params, held, True)
     assert float(again) == pytest.approx(float(loss), abs=1e-15)
-    return lambda p: compiled(p, held, True)[0], len(held)
+    return lambda p: compiled(p, held, True)[0], places[-1]
 
 
 def directions(grads: Params) -> Iterator[tuple[str, Params]]:
@@ -207,7 +213,7 @@ def compiled_gradient(
         value, (agents, _, _) = loop.loss(meta_params, window)
         return value, agents.params
 
-    return jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)
+    return jax.jit(jax.grad(loss, has_aux=True), compiler_options=tiny.QUICK)
 
 
 def strong_params(seed: int) -> Params:
@@ -231,6 +237,32 @@ def case(
     return loop, dataclasses.replace(window, agents=tiny.warm(window.agents, seed))
 
 
+def expected_stops(*, updates: int, peers: int) -> Counter[str]:
+    """Return where the definition stops a gradient, and how often.
+
+    Differences with stopped values held cannot see a stop too many or too few.
+    """
+    agent_tensors, value_tensors = 2 * 6, 2 * 2
+    per_update = Counter(
+        {
+            "Disco.targets": 1,  # the next policy
+            "Disco.value_estimates": 3,  # own, target's and behaviour's outputs
+            "Disco.regularizers": 1,  # the target network's policy
+            "_Inputs.of": 3,  # policies as features
+            "adam_direction": agent_tensors + value_tensors,
+            "ValueFunction.advantages": 2,  # the policy, and the values
+            "ValueFunction.update": 1,  # the value target
+        }
+    )
+    outer = Counter({"ValueFunction.advantages": 2})
+    return Counter(
+        {
+            place: peers * (updates * per_update[place] + outer[place])
+            for place in per_update
+        }
+    )
+
+
 def test_the_meta_gradient_is_the_difference_with_stops_held(
     x64: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,8 +280,8 @@ def test_the_meta_gradient_is_the_difference_with_stops_held(
     moves = np.concatenate([np.ravel(x) for x in jax.tree.leaves(moves)])
     assert 0.01 < np.mean(moves > (1 - 1e-9) * largest) < 0.5
 
-    loss, num_held = frozen_loss(loop, window, meta_params, monkeypatch)
-    assert num_held > 100
+    loss, places = frozen_loss(loop, window, meta_params, monkeypatch)
+    assert places == expected_stops(updates=3, peers=2)
     derivatives = check_against_differences(loss, meta_params, grads)
     assert small(derivatives) == set()
 
@@ -275,7 +307,8 @@ def test_one_update_does_not_see_the_lifetime_network(
     loop, window = case(updates=1, peers=1, remat=False, seed=2)
     meta_params = strong_params(5)
     grads, _ = compiled_gradient(loop)(meta_params, window)
-    loss, _ = frozen_loss(loop, window, meta_params, monkeypatch)
+    loss, places = frozen_loss(loop, window, meta_params, monkeypatch)
+    assert places == expected_stops(updates=1, peers=1)
     derivatives = check_against_differences(loss, meta_params, grads)
     # A new agent's lifetime state is zero, so the gate's weights see nothing either.
     expected = {
@@ -299,6 +332,6 @@ def test_without_any_stop_the_meta_gradient_is_the_plain_difference(
     loop, window = case(updates=4, peers=1, remat=False, seed=2, bound=100.0)
     meta_params = strong_params(0)
     grads, _ = compiled_gradient(loop)(meta_params, window)
-    loss = jax.jit(lambda p: loop.loss(p, window)[0], compiler_options=QUICK)
+    loss = jax.jit(lambda p: loop.loss(p, window)[0], compiler_options=tiny.QUICK)
     derivatives = check_against_differences(loss, meta_params, grads)
     assert small(derivatives) == set()

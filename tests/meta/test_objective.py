@@ -28,14 +28,13 @@ WEIGHTS = RegularizerConfig(policy_entropy=0.05, y_entropy=0.04, z_entropy=0.03)
 VALUE_FUNCTION = ValueFunction(tiny.value_network(), CONFIG)
 AGENT = tiny.agent_for(Disco(tiny.DISCO))
 OBSERVATIONS = jnp.zeros((1, tiny.OBSERVATION))
-QUICK = {"xla_backend_optimization_level": 0}  # compiles three times as fast
 
 
-value_update = jax.jit(VALUE_FUNCTION.update, compiler_options=QUICK)
+value_update = jax.jit(VALUE_FUNCTION.update, compiler_options=tiny.QUICK)
 judge = jax.jit(
-    partial(outer_loss, AGENT, VALUE_FUNCTION, WEIGHTS), compiler_options=QUICK
+    partial(outer_loss, AGENT, VALUE_FUNCTION, WEIGHTS), compiler_options=tiny.QUICK
 )
-outputs_at = jax.jit(AGENT.network.apply, compiler_options=QUICK)
+outputs_at = jax.jit(AGENT.network.apply, compiler_options=tiny.QUICK)
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -188,7 +187,7 @@ def test_the_value_function_moves_to_its_normalised_errors(x64: None) -> None:
         assert float(moments.decay_product) == pytest.approx(0.95)
 
 
-@partial(jax.jit, compiler_options=QUICK)
+@partial(jax.jit, compiler_options=tiny.QUICK)
 def both_gradients(
     state: AgentState, value_state: ValueState, rollout: Rollout
 ) -> tuple[object, object]:

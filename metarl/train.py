@@ -160,9 +160,9 @@ class MetaTraining:
         """Act and update N times, then act for validation; see `estimators.Play`."""
         meta, length = self.config.meta, self.config.population.rollout_length
         start = agents = population.agents
-        keys = jax.random.split(key, (meta.inner_updates, 2))
+        *keys, validation_key = jax.random.split(key, meta.inner_updates + 1)
         update_keys, rollouts = [], []
-        for act_key, update_key in keys:
+        for act_key, update_key in map(jax.random.split, keys):
             actors = agents if meta.acting == "current" else start
             rollout = self._collect(actors, length, act_key)
             per_group = jax.random.split(update_key, len(self.experiment.tasks))
@@ -179,7 +179,7 @@ class MetaTraining:
         validation = self._collect(
             agents if meta.acting == "current" else start,
             length * meta.validation_rollouts,
-            jax.random.fold_in(key, meta.inner_updates),
+            validation_key,
         )
         # What acting cost belongs to the agents; validation steps are lived too.
         agents = dataclasses.replace(

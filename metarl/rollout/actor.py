@@ -162,13 +162,14 @@ class Actor:
         keys = split_groups(key, self._sizes)
         buffers = self._buffers(length)
         starts = np.concatenate([[0], np.cumsum(self._sizes)])
-        for t in range(length):
-            for i, (chunk, chunk_keys) in enumerate(zip(chunks, keys, strict=True)):
-                members = range(starts[i], starts[i + 1])
-                if t > 0:
-                    self._receive(buffers, members, t - 1)
-                self._act(buffers, members, t, (chunk, chunk_keys))
-        self._receive(buffers, range(groups), length - 1)
+        with jax.transfer_guard("disallow"):  # what moves is said, and moves once
+            for t in range(length):
+                for i, (chunk, chunk_keys) in enumerate(zip(chunks, keys, strict=True)):
+                    members = range(starts[i], starts[i + 1])
+                    if t > 0:
+                        self._receive(buffers, members, t - 1)
+                    self._act(buffers, members, t, (chunk, chunk_keys))
+            self._receive(buffers, range(groups), length - 1)
         start = time.perf_counter()
         rollout: Rollout = jax.block_until_ready(_rollout(buffers))
         self._times["transfer"] += time.perf_counter() - start

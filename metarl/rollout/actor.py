@@ -8,7 +8,6 @@ import `meta`.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -62,13 +61,22 @@ def _act(
     return jax.vmap(jax.vmap(act_one))(agents, observations, keys)
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(jax.jit, static_argnames="size")
+def _chunk(tree: Tree, start: jax.Array, *, size: int) -> Tree:
+    return jax.tree.map(
+        lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=0), tree
+    )
+
+
 def split_groups(tree: Tree, sizes: tuple[int, ...]) -> list[Tree]:
-    """Cut the axis G into chunks, once per rollout rather than once per step."""
-    starts = np.concatenate([[0], np.cumsum(sizes)])
+    """Cut the axis G into chunks, once per rollout rather than once per step.
+
+    One program per size: one for all chunks would grow with the number of groups.
+    """
+    starts = np.cumsum([0, *sizes[:-1]], dtype=np.int32)
     return [
-        jax.tree.map(lambda x, a=a, b=b: x[a:b], tree)
-        for a, b in itertools.pairwise(starts)
+        _chunk(tree, jax.device_put(start), size=size)
+        for start, size in zip(starts, sizes, strict=True)
     ]
 
 

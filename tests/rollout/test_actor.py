@@ -15,7 +15,8 @@ from metarl.config import (
     PolicyGradientConfig,
 )
 from metarl.envs.tasks import resolve_environment
-from metarl.rollout.actor import Actor
+from metarl.rollout import actor as actors
+from metarl.rollout.actor import Actor, split_groups
 from metarl.rules import make_rule
 
 ENVIRONMENT = EnvironmentConfig(suite="catch_5x5", num_envs=4)
@@ -142,6 +143,18 @@ def test_takes_agents_in_chunks():
     states = make_states(1, 2)
     chunks = [jax.tree.map(lambda x, i=i: x[i : i + 1], states) for i in range(2)]
     assert_same(play(make_actor(2), chunks), play(make_actor(2), states))
+
+
+def test_cutting_into_chunks_compiles_once_per_size():
+    tree = {"x": np.arange(13.0).reshape(13, 1), "keys": keys_of(*range(13))}
+    on_device = jax.device_put(tree)
+    before = actors._chunk._cache_size()
+    cut = split_groups(on_device, (3, 3, 3, 3, 1))
+    assert actors._chunk._cache_size() == before + 2
+    joined = jax.tree.map(lambda *x: np.concatenate(x), *(c["x"] for c in cut))
+    np.testing.assert_array_equal(joined, tree["x"])
+    ends = [jax.random.key_data(c["keys"][-1, 0])[1] for c in cut]
+    assert [int(seed) for seed in ends] == [2, 5, 8, 11, 12]
 
 
 def test_restored_pools_go_on_to_the_bit():

@@ -21,7 +21,10 @@ class Model(BaseModel):
     """A frozen, hashable section that refuses unknown keys."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
 
@@ -214,8 +217,8 @@ class EnvironmentConfig(Model):
     """A suite by name; see `metarl games`."""
     games: tuple[str, ...] = ()
     """Games by task id, in place of a suite."""
-    num_envs: PositiveInt = 32
-    """Environments of each agent."""
+    num_envs: Annotated[int, Field(gt=0, le=4096)] = 32
+    """Environments of each agent; seeds leave room for 4,096."""
     num_threads: PositiveInt = 2
     """EnvPool's threads for all pools together; changes no result."""
     clip_rewards: bool = False
@@ -292,8 +295,9 @@ class MetaConfig(Model):
 class PopulationConfig(Model):
     """The agents that the rule is meta-trained on."""
 
-    num_agents: PositiveInt | None = None
-    """Agents, cycling through the games in order; None: one per game."""
+    num_agents: Annotated[int, Field(gt=0, le=8192)] | None = None
+    """Agents, cycling through the games in order; None: one per game. Seeds leave room
+    for 8,192."""
     rollout_length: PositiveInt = 16
     """T: transitions per agent update (N 29; REF 16)."""
     lifetime_env_steps: PositiveInt = 200_000_000

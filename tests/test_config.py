@@ -189,6 +189,14 @@ TORSO = "agent.network.torso"
         ("seed=true", "seed=true: must be an integer"),
         ("seed='3'", "seed=3: must be an integer"),
         ("seed=-1", "seed=-1: must be greater than or equal to 0"),
+        (
+            "environment.num_envs=5000",
+            "environment.num_envs=5000: must be less than or equal to 4096",
+        ),
+        (
+            "meta.value_function.max_abs_update=.inf",
+            "meta.value_function.max_abs_update=Infinity: must be a finite number",
+        ),
         ("meta.remat=1", "meta.remat=1: must be true or false"),
         (
             "agent.optimizer.learning_rate=fast",

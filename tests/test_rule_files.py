@@ -257,6 +257,8 @@ def test_parameters_of_another_rule_are_not_saved(tmp_path: Path) -> None:
         ({"config": {"kind": "lpg"}, "kind": "lpg"}, "config: .*'lpg'"),
         ({"kind": "actor_critic"}, "kind 'actor_critic' but config.kind 'disco'"),
         ({"config": {"kind": "disco", "size": 3}}, "config.disco.size"),
+        ({"config": 3}, "config: .*dictionary"),
+        ({"config": {"size": 3}}, "config: .*'kind'"),
         ({"meta_steps": -1}, "meta_steps: .*greater than or equal to 0"),
     ],
 )

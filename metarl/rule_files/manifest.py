@@ -69,7 +69,10 @@ class Manifest(BaseModel):
         if not isinstance(data, dict) or "config" not in data:
             return data
         config = data["config"]
-        kind = config.get("kind") if isinstance(config, dict) else config.kind
+        kind = config.get("kind") if isinstance(config, dict) else None
+        kind = getattr(config, "kind", kind)
+        if kind is None:
+            return data  # the field's own validation says what is wrong
         if data.get("kind", kind) != kind:
             raise ValueError(f"kind '{data['kind']}' but config.kind '{kind}'")
         return {**data, "kind": kind}

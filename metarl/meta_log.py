@@ -26,11 +26,15 @@ class MetaLog:
     """Makes a row of each logged meta-step, with rates since the row before."""
 
     def __init__(self, experiment: Experiment, actor: Actor) -> None:
-        """Start the clocks."""
+        """Say whose metrics they are."""
         self._experiment, self._actor = experiment, actor
         self._times = {"learn": 0.0, "meta": 0.0}
-        self._logged_at, self._logged_steps = time.perf_counter(), 0
+        self.start(0)
         self.newest: dict[str, float] = {}
+
+    def start(self, env_steps: int) -> None:
+        """Start the clock of the rates, at the environment steps done so far."""
+        self._logged_at, self._logged_steps = time.perf_counter(), env_steps
 
     @contextlib.contextmanager
     def measure(self, stage: str) -> Iterator[None]:

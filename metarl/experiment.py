@@ -7,6 +7,7 @@ runs them. No files, no environments.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from metarl.agents.build import build_agent
 from metarl.agents.networks import build_value_network
 from metarl.config import TrainConfig
 from metarl.envs.tasks import PoolSpec, Task, pool_spec, resolve_environment
+from metarl.errors import UserError
 from metarl.meta import trainer
 from metarl.meta.estimators import Population, ReverseMode
 from metarl.meta.inner_loop import InnerLoop
@@ -57,15 +59,23 @@ def build(config: TrainConfig) -> Experiment:
     """Return the static parts that ``config`` describes.
 
     Raises:
-      UserError: the games do not exist or do not fit together.
+      UserError: the games do not exist or do not fit together, or the rule has
+        nothing to be meta-trained.
     """
+    rule = make_rule(config.update_rule)
+    if not jax.tree.leaves(jax.eval_shape(rule.init_params, jax.random.key(0))):
+        kind = config.update_rule.kind
+        raise UserError(
+            f"update_rule.kind={kind}: a hand-written rule has no meta-parameters to "
+            f"train (allowed: disco; try it by `metarl evaluate {kind}`)"
+        )
     games = resolve_environment(config.environment)
     num_agents = config.population.num_agents or len(games)
     tasks = tuple(games[i % len(games)] for i in range(num_agents))
     spec = pool_spec(tasks[0], config.environment)
     agent = build_agent(
         config.agent,
-        make_rule(config.update_rule),
+        rule,
         spec.num_actions,
         lifetime_env_steps=config.population.lifetime_env_steps,
     )
@@ -92,23 +102,40 @@ def initial_state(
     experiment: Experiment, config: TrainConfig, meta_params: Params
 ) -> tuple[trainer.MetaState, Population]:
     """Return the rule's optimisers and newborn agents, one group per task."""
+    init = jax.jit(functools.partial(trainer.init, groups=len(experiment.tasks)))
+    return init(meta_params), _newborn(experiment, _key(config, 1))
+
+
+def newborn(
+    experiment: Experiment, config: TrainConfig, meta_step: int
+) -> Population:
+    """Return new agents for all groups, for those whose lifetime ends here."""
+    return _newborn(experiment, jax.random.fold_in(_key(config, 4), meta_step))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _newborn(experiment: Experiment, key: jax.Array) -> Population:
     spec, groups = experiment.pool_spec, len(experiment.tasks)
     example = jnp.zeros((1, *spec.observation_shape), spec.observation_dtype)
     value_function = experiment.estimator.inner_loop.value_function
+    agents_key, values_key = jax.random.split(key)
+    agents = agents_population.init(
+        experiment.agent, agents_key, example, groups=groups, peers=1
+    )
+    values = jax.vmap(jax.vmap(lambda key: value_function.init(key, example)))(
+        jax.random.split(values_key, (groups, 1))
+    )
+    return Population(agents, values)
 
-    @jax.jit
-    def init(
-        meta_params: Params, agents_key: jax.Array, values_key: jax.Array
-    ) -> tuple[trainer.MetaState, Population]:
-        agents = agents_population.init(
-            experiment.agent, agents_key, example, groups=groups, peers=1
-        )
-        values = jax.vmap(jax.vmap(lambda key: value_function.init(key, example)))(
-            jax.random.split(values_key, (groups, 1))
-        )
-        return trainer.init(meta_params, groups=groups), Population(agents, values)
 
-    return init(meta_params, _key(config, 1), _key(config, 2))
+@jax.jit
+def reborn(population: Population, newborn: Population, ended: jax.Array) -> Population:
+    """Return the population with new agents in the groups that ``ended bool[G]``."""
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(ended.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+    return jax.tree.map(choose, newborn, population)
 
 
 def meta_step_key(config: TrainConfig, meta_step: int) -> jax.Array:

@@ -16,7 +16,6 @@ from metarl.config import TrainConfig
 from metarl.console import format_duration, say
 from metarl.errors import UserError
 from metarl.evaluation import evaluate, summary_table
-from metarl.run_folder import RunFolder
 
 CONFIG = Path("configs/quickstart.yaml")
 HELD_OUT = "Qbert-v5"
@@ -40,7 +39,7 @@ def load_config(overrides: Sequence[str]) -> TrainConfig:
 def main(config: TrainConfig) -> int:
     """Run all of it; return the exit code."""
     started = time.monotonic()
-    folder = RunFolder.create(config)
+    folder = train.new_run(config)
     say(f"1/2 meta-training {config.meta_steps} meta-steps; the run is {folder.path}")
     with train.MetaTraining(config, folder) as training:
         training.begin()

@@ -41,7 +41,7 @@ class RunFolder:
         """Make the folder of a new run.
 
         Raises:
-          UserError: there is a run in it.
+          UserError: there is a run in it, or it cannot be made.
         """
         stamp = time.strftime("%Y%m%d-%H%M%S")
         name = f"{config.exp_name}__{config.seed}__{stamp}"
@@ -51,7 +51,10 @@ class RunFolder:
                 f"run_dir: {path} holds a run; go on with it by --resume {path}, "
                 "or name another folder"
             )
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"run_dir: {path}: {error.strerror}") from None
         # Whole or not at all: a run is what has a configuration.
         unfinished = path / ".config.yaml"
         unfinished.write_text(config_loader.dump(config))

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metarl import experiment as experiments
 from metarl import meta_log, rule_files
@@ -48,13 +49,31 @@ def main(config: TrainConfig, *, resume: Path | None = None) -> int:
       resume: the run to go on with; `config` is then its own, with overrides.
     """
     if resume is None:
-        folder = RunFolder.create(config)
+        folder = new_run(config)
     else:
         folder = RunFolder(resume)
         folder.accept_changes(config)
     with MetaTraining(config, folder) as training:
         training.begin()
         return training.run()
+
+
+def new_run(config: TrainConfig) -> RunFolder:
+    """Return the folder of a new run, made once its parts are known to fit together.
+
+    Raises:
+      UserError: they do not, or there is a run in the folder.
+    """
+    experiment = experiments.build(config)
+
+    def initial_state() -> object:
+        params = experiments.initial_meta_params(experiment, config)
+        return experiments.initial_state(experiment, config, params)
+
+    jax.eval_shape(initial_state)
+    if config.initial_rule is not None:
+        _read_parent(config.initial_rule, config)
+    return RunFolder.create(config)
 
 
 class MetaTraining:
@@ -74,6 +93,7 @@ class MetaTraining:
             self.experiment, config, jax.tree.map(jnp.copy, self.initial_params)
         )
         self.meta_steps = self.env_steps = 0
+        self.lives = [0] * len(self.experiment.tasks)
         self.failure: str | None = None
         self.actor = Actor(
             self.experiment.agent,
@@ -109,6 +129,7 @@ class MetaTraining:
             return EXIT_DONE
         for line in meta_log.announcement(self.experiment, self.meta.params):
             say(line)
+        self.log.start(self.env_steps)
         with self._tracker() as tracker, _stop_signals() as told_to_stop:
             # The first meta-step compiles, and says so in lines of its own.
             with heartbeat("compiling and taking the first meta-step"):
@@ -146,6 +167,7 @@ class MetaTraining:
             )
             jax.block_until_ready(self.meta)
         self.meta_steps += 1
+        self._end_lifetimes()
         skipped = int(jax.device_get(self.meta.skipped_in_a_row))
         if skipped >= self.config.meta.max_skipped:
             self.failure = (
@@ -189,6 +211,32 @@ class MetaTraining:
         objective = jnp.mean(validation.returns, axis=(1, 2))
         return dataclasses.replace(population, agents=agents), objective, window
 
+    def _end_lifetimes(self) -> None:
+        """Give birth to new agents in the groups whose budget is used.
+
+        The meta-optimisers go on: they are the rule's, not the agents'.
+        """
+        lived = jax.device_get(self.population.agents.env_steps)[:, 0]
+        ended = np.array([lived[g] >= self._budget(g) for g in range(len(lived))])
+        if not ended.any():
+            return
+        newborn = experiments.newborn(self.experiment, self.config, self.meta_steps)
+        self.population = experiments.reborn(
+            self.population, newborn, jax.device_put(ended)
+        )
+        for group in np.flatnonzero(ended):
+            self.lives[group] += 1
+            self.actor.begin_epoch(group)
+
+    def _budget(self, group: int) -> float:
+        """Return the environment steps of a group's present life.
+
+        First lives are shorter by one group after another, so that the rule always
+        sees agents of all ages.
+        """
+        budget, groups = self.config.population.lifetime_env_steps, len(self.lives)
+        return budget * (group + 1) / groups if self.lives[group] == 0 else budget
+
     def _collect(self, agents: AgentState, length: int, key: jax.Array) -> Rollout:
         rollout = self.actor.collect(agents, length, key)
         self.env_steps += int(jax.device_get(rollout.env_steps).sum())
@@ -218,12 +266,17 @@ class MetaTraining:
         tree = self.checkpoints.restore(step, self._tree([pool] * self.actor.num_pools))
         self.meta, self.population = tree["meta"], tree["population"]
         self.meta_steps, self.env_steps = step, int(str(saved["env_steps"]))
+        self.lives = list(saved["lives"])
         if step < self.config.meta_steps:
             self.actor.restore(tree["pools"], report=meta_log.report_replay())
 
     def save(self) -> None:
         """Store everything that is needed to go on, and the rule."""
-        metadata = {"env_steps": self.env_steps, "machine": describe_machine()}
+        metadata = {
+            "env_steps": self.env_steps,
+            "lives": self.lives,
+            "machine": describe_machine(),
+        }
         tree = self._tree(self.actor.state())
         self.checkpoints.save(self.meta_steps, tree, metadata)
         self._write_rule()
@@ -349,22 +402,30 @@ def _load_parent(
     """Return the rule that meta-training starts from, if one is given.
 
     The run keeps a copy, so that it can go on where the original is gone.
-
-    Raises:
-      UserError: it is none, or not of the configured shape.
     """
     if config.initial_rule is None:
         return None
     copy = folder.initial_rule
-    parent = rule_files.load_rule(copy if copy.is_dir() else config.initial_rule)
+    if copy.is_dir():
+        return _read_parent(copy, config)
+    parent = _read_parent(config.initial_rule, config)
+    rule_files.save_rule(copy, parent.meta_params, parent.manifest)
+    return parent
+
+
+def _read_parent(path: Path, config: TrainConfig) -> rule_files.LoadedRule:
+    """Return the rule at ``path``.
+
+    Raises:
+      UserError: there is none, or it is not of the configured shape.
+    """
+    parent = rule_files.load_rule(path)
     if parent.manifest.config != config.update_rule:
         raise UserError(
             f"initial_rule: {config.initial_rule} has another configuration than "
             "update_rule; give update_rule the one that `metarl rules show "
             f"{config.initial_rule}` prints"
         )
-    if not copy.is_dir():
-        rule_files.save_rule(copy, parent.meta_params, parent.manifest)
     return parent
 
 

@@ -203,6 +203,29 @@ def test_a_folder_that_is_no_run_is_bad_input(tmp_path: Path) -> None:
         run(tiny_run.config(tmp_path / "x"), resume=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["update_rule={kind: actor_critic}"], "update_rule.kind=actor_critic: a hand"),
+        (["agent.network.torso={kind: nature}"], "'nature' takes frames"),
+        (["initial_rule=nowhere"], "rule 'nowhere' is neither"),
+    ],
+)
+def test_what_cannot_be_trained_leaves_no_run(
+    tmp_path: Path, overrides: list[str], said: str
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match=said):
+        run(tiny_run.config(folder, *overrides))
+    assert not folder.exists()
+
+
+def test_a_run_needs_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"run_dir: .*file: File exists"):
+        run(tiny_run.config(tmp_path / "file"))
+
+
 def test_a_run_is_never_overwritten(whole: Path) -> None:
     with pytest.raises(UserError, match="holds a run"):
         run(tiny_run.config(whole))

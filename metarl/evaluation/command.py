@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 
 from metarl.console import heartbeat, say
+from metarl.errors import UserError
 from metarl.evaluation import results
 from metarl.evaluation.cells import Cell, batches, cell_name, plan
 from metarl.evaluation.results import Result
@@ -71,6 +72,10 @@ def evaluate(
     """
     cells = plan(rules, files, overrides)
     results_dir = cells[0].settings.results_dir
+    try:
+        results_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"results_dir: {results_dir}: {error.strerror}") from None
     missing = [cell for cell in cells if not results.is_finished(results_dir, cell)]
     say(
         f"evaluating {len(cells)} cells on {jax.default_backend()}: "

@@ -185,6 +185,12 @@ def test_other_settings_are_refused_before_anything_runs(tmp_path):
     assert not cell_file(tmp_path, 7).exists()
 
 
+def test_results_need_a_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"results_dir: .*file: File exists"):
+        run(tmp_path / "file", "seeds=[1]")
+
+
 def test_curves_are_tracked_by_cell(tmp_path):
     (result,) = run(tmp_path, "seeds=[1]")
     path = tmp_path / "tracking" / "small__Catch-v0__seed1" / "metrics.jsonl"

@@ -301,7 +301,8 @@ class PopulationConfig(Model):
     rollout_length: PositiveInt = 16
     """T: transitions per agent update (N 29; REF 16)."""
     lifetime_env_steps: PositiveInt = 200_000_000
-    """Environment steps after which schedules end."""
+    """Environment steps after which an agent is replaced by a new one, and schedules
+    end (N: drawn from 200, 100, 50 and 20 million). The first lives are staggered."""
     chunk: PositiveInt = 1
     """Agents that one device call acts for or updates together (vmap); the others
     follow one after another. Results do not depend on it but for rounding."""

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from metarl import experiment as experiments
 from metarl import meta_log, rule_files
@@ -93,7 +94,7 @@ class MetaTraining:
             self.experiment, config, jax.tree.map(jnp.copy, self.initial_params)
         )
         self.meta_steps = self.env_steps = 0
-        self.lives = [0] * len(self.experiment.tasks)
+        self.lives = np.zeros(len(self.experiment.tasks), np.int64)
         self.failure: str | None = None
         self.actor = Actor(
             self.experiment.agent,
@@ -217,25 +218,27 @@ class MetaTraining:
         The meta-optimisers go on: they are the rule's, not the agents'.
         """
         lived = jax.device_get(self.population.agents.env_steps)[:, 0]
-        ended = np.array([lived[g] >= self._budget(g) for g in range(len(lived))])
+        ended = lived >= self._budgets()
         if not ended.any():
             return
         newborn = experiments.newborn(self.experiment, self.config, self.meta_steps)
         self.population = experiments.reborn(
             self.population, newborn, jax.device_put(ended)
         )
+        self.lives += ended
         for group in np.flatnonzero(ended):
-            self.lives[group] += 1
-            self.actor.begin_epoch(group)
+            self.actor.begin_epoch(int(group))
 
-    def _budget(self, group: int) -> float:
-        """Return the environment steps of a group's present life.
+    def _budgets(self) -> npt.NDArray[np.float64]:
+        """Return the environment steps of every group's present life, ``[G]``.
 
-        First lives are shorter by one group after another, so that the rule always
+        The first lives are of evenly spaced lengths, so that from then on the rule
         sees agents of all ages.
         """
-        budget, groups = self.config.population.lifetime_env_steps, len(self.lives)
-        return budget * (group + 1) / groups if self.lives[group] == 0 else budget
+        groups = len(self.lives)
+        first = (1 + np.arange(groups)) / groups
+        share = np.where(self.lives == 0, first, 1.0)
+        return share * self.config.population.lifetime_env_steps
 
     def _collect(self, agents: AgentState, length: int, key: jax.Array) -> Rollout:
         rollout = self.actor.collect(agents, length, key)
@@ -266,23 +269,24 @@ class MetaTraining:
         tree = self.checkpoints.restore(step, self._tree([pool] * self.actor.num_pools))
         self.meta, self.population = tree["meta"], tree["population"]
         self.meta_steps, self.env_steps = step, int(str(saved["env_steps"]))
-        self.lives = list(saved["lives"])
+        self.lives = np.array(tree["lives"])
         if step < self.config.meta_steps:
             self.actor.restore(tree["pools"], report=meta_log.report_replay())
 
     def save(self) -> None:
         """Store everything that is needed to go on, and the rule."""
-        metadata = {
-            "env_steps": self.env_steps,
-            "lives": self.lives,
-            "machine": describe_machine(),
-        }
+        metadata = {"env_steps": self.env_steps, "machine": describe_machine()}
         tree = self._tree(self.actor.state())
         self.checkpoints.save(self.meta_steps, tree, metadata)
         self._write_rule()
 
     def _tree(self, pools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {"meta": self.meta, "population": self.population, "pools": pools}
+        return {
+            "meta": self.meta,
+            "population": self.population,
+            "lives": self.lives,
+            "pools": pools,
+        }
 
     def _write_rule(self) -> None:
         manifest = self._manifest(self.experiment.games)

@@ -188,6 +188,11 @@ class Actor:
         """How many pools there are, G K."""
         return len(self._pools)
 
+    def begin_epoch(self, group: int) -> None:
+        """Rebuild the pools of a group with new seeds, as for new agents."""
+        for k in range(self._peers):
+            self._renew(group * self._peers + k)
+
     def take_times(self) -> dict[str, float]:
         """Return the seconds spent on each stage since the last call."""
         times, self._times = self._times, dict.fromkeys(self._times, 0.0)
@@ -263,10 +268,14 @@ class Actor:
         """Rebuild the pools whose history has grown long."""
         for i, pool in enumerate(self._pools):
             if pool.needs_new_epoch:
-                # Not drained yet, and lost otherwise.
-                self._early[i] = _join(self._early[i], pool.drain_episodes())
-                self._epochs.flat[i] += 1
-                pool.rebuild(self._seed(i))
+                self._renew(i)
+
+    def _renew(self, index: int) -> None:
+        pool = self._pools[index]
+        # Not drained yet, and lost otherwise.
+        self._early[index] = _join(self._early[index], pool.drain_episodes())
+        self._epochs.flat[index] += 1
+        pool.rebuild(self._seed(index))
 
     def _members(self, groups: range) -> list[tuple[int, int]]:
         return [(g, k) for g in groups for k in range(self._peers)]

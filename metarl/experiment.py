@@ -106,9 +106,7 @@ def initial_state(
     return init(meta_params), _newborn(experiment, _key(config, 1))
 
 
-def newborn(
-    experiment: Experiment, config: TrainConfig, meta_step: int
-) -> Population:
+def newborn(experiment: Experiment, config: TrainConfig, meta_step: int) -> Population:
     """Return new agents for all groups, for those whose lifetime ends here."""
     return _newborn(experiment, jax.random.fold_in(_key(config, 4), meta_step))
 

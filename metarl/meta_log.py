@@ -16,10 +16,8 @@ from metarl.console import format_duration, say
 from metarl.envs.suites import human_normalized_score
 from metarl.experiment import Experiment
 from metarl.rollout.actor import Actor
+from metarl.tracking import logged_name
 from metarl.types import Params
-
-_LOSSES = {"loss": "total_loss", "pi_loss": "policy_loss"}
-"""Our names of losses to the ones that are logged; the others keep theirs."""
 
 
 class MetaLog:
@@ -58,13 +56,7 @@ class MetaLog:
             if not name.startswith("inner/"):
                 row[f"meta/{name}"] = mean
                 continue
-            name = name.removeprefix("inner/")
-            if name == "learning_rate":
-                row["charts/learning_rate"] = mean
-            elif name.startswith("rule_entropy"):
-                row[f"meta/{name}"] = mean
-            else:
-                row[f"losses/{_LOSSES.get(name, name)}"] = mean
+            row[logged_name(name.removeprefix("inner/"))] = mean
         row |= self._agents() | self._speed(env_steps)
         self.newest = row | {"global_step": float(env_steps)}
         return row

@@ -5,6 +5,8 @@ Host code; a leaf under `train.py`. `checkpoint.py` knows what is in `checkpoint
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import platform
 import time
@@ -15,11 +17,19 @@ from metarl import config_loader
 from metarl.config import TrainConfig
 from metarl.errors import UserError
 from metarl.provenance import write_versions
+from metarl.rule_files import LoadedRule, load_rule, save_rule
 
 EXTENDABLE = ("meta_steps",)
 """Keys that a resumed run may change."""
 
-ELSEWHERE = ("run_dir", "environment.num_threads", "tracking", "runtime")
+ELSEWHERE = (
+    "run_dir",
+    "environment.num_threads",
+    "runtime.compilation_cache",
+    "tracking.wandb",
+    "tracking.project",
+    "tracking.entity",
+)
 """Keys that change no result: they may differ where a run is resumed."""
 
 
@@ -55,10 +65,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"run_dir: {path}: {error.strerror}") from None
-        # Whole or not at all: a run is what has a configuration.
-        unfinished = path / ".config.yaml"
-        unfinished.write_text(config_loader.dump(config))
-        os.replace(unfinished, path / "config.yaml")
+        _write(path / "config.yaml", config_loader.dump(config))
         write_versions(path)
         return cls(path)
 
@@ -81,6 +88,29 @@ class RunFolder:
         """Where the rule of meta-step 0 is: random, or a copy of the parent."""
         return self.path / "initial_rule"
 
+    def parent(self, config: TrainConfig) -> LoadedRule | None:
+        """Return the rule that meta-training starts from, if one is given.
+
+        The run keeps a copy, so that it can go on where the original is gone.
+
+        Raises:
+          UserError: there is none, or it is not of the configured shape.
+        """
+        if config.initial_rule is None:
+            return None
+        about = self.path / "parent.json"
+        if about.is_file():
+            known = json.loads(about.read_text())
+            copy = load_rule(self.initial_rule)
+            manifest = copy.manifest.model_copy(update={"sha256": known["sha256"]})
+            return dataclasses.replace(copy, name=known["name"], manifest=manifest)
+        parent = load_parent(config.initial_rule, config)
+        save_rule(self.initial_rule, parent.meta_params, parent.manifest)
+        known = {"name": parent.name, "sha256": parent.manifest.sha256}
+        # Last: where it stands, the copy is whole.
+        _write(about, json.dumps(known) + "\n")
+        return parent
+
     def accept_changes(self, config: TrainConfig) -> None:
         """Store ``config`` if it may replace the run's own.
 
@@ -101,9 +131,29 @@ class RunFolder:
                 f"meta_steps: {config.meta_steps} is less than the run's "
                 f"{stored.meta_steps}; a resumed run can be extended, not shortened"
             )
-        unfinished = self.path / ".config.yaml"
-        unfinished.write_text(config_loader.dump(config))
-        os.replace(unfinished, self._config)
+        _write(self._config, config_loader.dump(config))
+
+
+def load_parent(path: Path, config: TrainConfig) -> LoadedRule:
+    """Return the rule at ``path``, from which ``config`` starts.
+
+    Raises:
+      UserError: there is none, or it is not of the configured shape.
+    """
+    parent = load_rule(path)
+    if parent.manifest.config != config.update_rule:
+        raise UserError(
+            f"initial_rule: {path} has another configuration than update_rule; give "
+            f"update_rule the one that `metarl rules show {path}` prints"
+        )
+    return parent
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(text)
+    os.replace(unfinished, path)
 
 
 def describe_machine() -> dict[str, object]:

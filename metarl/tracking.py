@@ -265,6 +265,16 @@ def _finish(run: wandb.Run, exit_code: int) -> None:
         wandb.teardown()
 
 
+def logged_name(metric: str) -> str:
+    """Return the documented key of a metric that an agent's update reports."""
+    if metric == "learning_rate":
+        return "charts/learning_rate"
+    if metric.startswith("rule_entropy"):
+        return f"meta/{metric}"
+    loss = {"loss": "total_loss", "pi_loss": "policy_loss"}.get(metric, metric)
+    return f"losses/{loss}"
+
+
 def wandb_mode(config: TrackingConfig) -> Mode:
     """Return how W&B is used: `WANDB_MODE`, else the configuration, never prompting.
 

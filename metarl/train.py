@@ -6,11 +6,9 @@ meta-step is `MetaTraining.meta_step`; `meta_log.py` makes rows of its metrics.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,6 @@ from metarl.agents.agent import Agent, AgentState
 from metarl.checkpoint import AS_STORED, CheckpointStore
 from metarl.config import MetaOptimizerConfig, TrainConfig
 from metarl.console import Progress, heartbeat, say
-from metarl.errors import UserError
 from metarl.meta import trainer
 from metarl.meta.estimators import Population
 from metarl.meta.inner_loop import Window
@@ -35,7 +32,8 @@ from metarl.numerics import global_norm
 from metarl.provenance import git_commit
 from metarl.rollout.actor import POOL_KEYS, Actor
 from metarl.rules.base import Metrics
-from metarl.run_folder import RunFolder, describe_machine
+from metarl.run_folder import RunFolder, describe_machine, load_parent
+from metarl.stop_signals import stop_signals
 from metarl.tracking import Position, RunLabels, Tracker
 from metarl.types import Params, Rollout
 
@@ -54,9 +52,9 @@ def main(config: TrainConfig, *, resume: Path | None = None) -> int:
     else:
         folder = RunFolder(resume)
         folder.accept_changes(config)
-    with MetaTraining(config, folder) as training:
+    with stop_signals() as told_to_stop, MetaTraining(config, folder) as training:
         training.begin()
-        return training.run()
+        return training.run(told_to_stop)
 
 
 def new_run(config: TrainConfig) -> RunFolder:
@@ -73,7 +71,7 @@ def new_run(config: TrainConfig) -> RunFolder:
 
     jax.eval_shape(initial_state)
     if config.initial_rule is not None:
-        _read_parent(config.initial_rule, config)
+        load_parent(config.initial_rule, config)
     return RunFolder.create(config)
 
 
@@ -84,7 +82,7 @@ class MetaTraining:
         """Build the parts and the first state; `begin` may replace the latter."""
         self.config, self.folder = config, folder
         self.experiment = experiments.build(config)
-        self.parent = _load_parent(config, folder)
+        self.parent = folder.parent(config)
         self.initial_params: Params = (
             experiments.initial_meta_params(self.experiment, config)
             if self.parent is None
@@ -119,8 +117,8 @@ class MetaTraining:
 
     # --- The loop -----------------------------------------------------------------
 
-    def run(self) -> int:
-        """Take meta-steps until they are done or a signal says stop."""
+    def run(self, told_to_stop: Callable[[], bool] = lambda: False) -> int:
+        """Take meta-steps until they are done or ``told_to_stop``."""
         total = self.config.meta_steps
         if self.meta_steps >= total:
             say(
@@ -131,22 +129,23 @@ class MetaTraining:
         for line in meta_log.announcement(self.experiment, self.meta.params):
             say(line)
         self.log.start(self.env_steps)
-        with self._tracker() as tracker, _stop_signals() as told_to_stop:
+        with self._tracker() as tracker:
             # The first meta-step compiles, and says so in lines of its own.
             with heartbeat("compiling and taking the first meta-step"):
-                self._step_and_log(tracker)
+                row = self._step_and_log(tracker)
             with Progress(
                 total, "meta-training", "meta_step", done=self.meta_steps
             ) as progress:
-                while self.meta_steps < total and not told_to_stop():
+                progress.update(self.meta_steps, self._shown(row))
+                while not (self.meta_steps >= total or told_to_stop() or self.failure):
                     if self.meta_steps % self.config.checkpoint.every == 0:
                         self.save()
                     row = self._step_and_log(tracker)
                     progress.update(self.meta_steps, self._shown(row))
-                    if self.failure is not None:
-                        break
             self.save()
             tracker.log_artifact(self.folder.rule)
+            if self.failure is not None:
+                tracker.close(exit_code=EXIT_FAILED)
         if self.failure is not None:
             say(f"meta_step={self.meta_steps}: {self.failure}")
             return EXIT_FAILED
@@ -215,7 +214,8 @@ class MetaTraining:
     def _end_lifetimes(self) -> None:
         """Give birth to new agents in the groups whose budget is used.
 
-        The meta-optimisers go on: they are the rule's, not the agents'.
+        Their value functions go with them, which judged another policy; the
+        meta-optimisers go on, for they are the rule's.
         """
         lived = jax.device_get(self.population.agents.env_steps)[:, 0]
         ended = lived >= self._budgets()
@@ -252,6 +252,12 @@ class MetaTraining:
         step = self.checkpoints.latest_step()
         if step is None:
             self.actor.start()
+            # Compiled here, and not when the first life ends.
+            self.population = experiments.reborn(
+                self.population,
+                self.population,
+                jax.device_put(np.zeros(len(self.lives), bool)),
+            )
             if self.parent is None:
                 # What there was before any meta-step, to compare with.
                 params = jax.device_get(self.initial_params)
@@ -398,51 +404,3 @@ def _window(
 def _relative_distance(params: Params, origin: Params) -> jax.Array:
     difference = jax.tree.map(jnp.subtract, params, origin)
     return global_norm(difference) / jnp.maximum(global_norm(origin), 1e-12)
-
-
-def _load_parent(
-    config: TrainConfig, folder: RunFolder
-) -> rule_files.LoadedRule | None:
-    """Return the rule that meta-training starts from, if one is given.
-
-    The run keeps a copy, so that it can go on where the original is gone.
-    """
-    if config.initial_rule is None:
-        return None
-    copy = folder.initial_rule
-    if copy.is_dir():
-        return _read_parent(copy, config)
-    parent = _read_parent(config.initial_rule, config)
-    rule_files.save_rule(copy, parent.meta_params, parent.manifest)
-    return parent
-
-
-def _read_parent(path: Path, config: TrainConfig) -> rule_files.LoadedRule:
-    """Return the rule at ``path``.
-
-    Raises:
-      UserError: there is none, or it is not of the configured shape.
-    """
-    parent = rule_files.load_rule(path)
-    if parent.manifest.config != config.update_rule:
-        raise UserError(
-            f"initial_rule: {config.initial_rule} has another configuration than "
-            "update_rule; give update_rule the one that `metarl rules show "
-            f"{config.initial_rule}` prints"
-        )
-    return parent
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Note SIGTERM and SIGUSR1 while the block runs, as SLURM sends before a kill."""
-    received: list[int] = []
-    signals = (signal.SIGTERM, signal.SIGUSR1)
-    before = [
-        signal.signal(s, lambda number, _: received.append(number)) for s in signals
-    ]
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)

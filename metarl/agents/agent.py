@@ -84,7 +84,7 @@ class Agent:
         return Clock(
             env_steps=env_steps,
             agent_updates=state.agent_updates,
-            lifetime_fraction=env_steps / self.lifetime_env_steps,
+            lifetime_fraction=jnp.minimum(env_steps / self.lifetime_env_steps, 1),
         )
 
     def act(

@@ -20,10 +20,7 @@ from metarl.evaluation.results import Result
 from metarl.evaluation.runner import BatchRun, CellRun
 from metarl.provenance import git_commit, package_versions
 from metarl.rule_files import LoadedRule
-from metarl.tracking import RunLabels, Tracker
-
-_LOSSES = {"loss": "total_loss", "pi_loss": "policy_loss"}
-"""Our names of losses to the ones that are logged; the others keep theirs."""
+from metarl.tracking import RunLabels, Tracker, logged_name
 
 
 def main(
@@ -161,14 +158,7 @@ def _row(
     if point.mean_return is not None:
         row["charts/episodic_return"] = point.mean_return
         row["charts/episodic_length"] = float(run.newest_lengths.mean())
-    for name, value in metrics.items():
-        if name == "learning_rate":
-            row["charts/learning_rate"] = value
-        elif name.startswith("rule_entropy"):
-            row[f"meta/{name}"] = value
-        else:
-            row[f"losses/{_LOSSES.get(name, name)}"] = value
-    return row
+    return row | {logged_name(name): value for name, value in metrics.items()}
 
 
 def summary_table(results_of: Sequence[Result]) -> list[str]:

@@ -51,7 +51,9 @@ def checkpoint(folder: Path) -> list[np.ndarray]:
     config = config_loader.load(TrainConfig, [folder / "config.yaml"])
     with train.MetaTraining(config, RunFolder(folder)) as training:
         training.begin()
-        state = (training.meta, training.population, training.env_steps)
+        # The environments of a finished run are not replayed; their actions are in
+        # the checkpoint, and `test_pool_state` says what follows from them.
+        state = (training.meta, training.population, training.env_steps, training.lives)
         return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 
 
@@ -189,6 +191,8 @@ def test_finished_run_says_so(whole: Path, capsys: pytest.CaptureFixture[str]) -
         ("seed=7", "seed: 7 differs from the run's 1"),
         ("agent.optimizer.learning_rate=0.5", "agent.optimizer.learning_rate: 0.5"),
         ("checkpoint.every=3", "checkpoint.every: 3 differs"),
+        ("tracking.log_every=2", "tracking.log_every: 2 differs"),
+        ("runtime.platform=cpu", "runtime.platform: cpu differs"),
         ("meta_steps=2", "meta_steps: 2 is less than the run's 6"),
     ],
 )
@@ -248,6 +252,7 @@ def test_finetuning_inherits_what_the_parent_saw(whole: Path, tmp_path: Path) ->
     for file in parent.iterdir():
         file.unlink()
     assert run(tiny_run.resumed(child, "meta_steps=2"), resume=child) == 0
+    assert metarl.load_rule(child).manifest.parents == manifest.parents
 
 
 def test_acting_with_the_initial_parameters_is_another_run(
@@ -303,7 +308,10 @@ def wait_for_rows(folder: Path, count: int, process: subprocess.Popen[str]) -> N
 
 
 def test_nothing_recompiles_after_the_first_meta_step(tmp_path: Path) -> None:
-    config = tiny_run.config(tmp_path / "run", "meta_steps=4")
+    # The first of two lives ends within the second meta-step.
+    config = tiny_run.config(
+        tmp_path / "run", "meta_steps=4", "population.lifetime_env_steps=150"
+    )
     folder = RunFolder.create(config)
     compiled: list[str] = []
 
@@ -321,6 +329,7 @@ def test_nothing_recompiles_after_the_first_meta_step(tmp_path: Path) -> None:
         finally:
             jax.monitoring.unregister_event_duration_listener(listen)
     assert compiled == []
+    assert training.lives.sum() > 0
 
 
 def test_programs_do_not_grow_with_the_number_of_agents(tmp_path: Path) -> None:

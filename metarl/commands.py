@@ -118,12 +118,13 @@ def games(args: argparse.Namespace) -> int:
             steps = f"{suite.env_steps:,}"
             rows.append([suite.name, str(len(suite.games)), steps, suite.description])
         print(_table(rows), end="\n\n")
-    rows = [["game", "split", "actions", "random", "human", "suites"]]
+    rows = [["game", "split", "actions", "random", "human", "suites", "meanings"]]
     for row in suites.game_rows(args.suite):
         scores = [_score(row.random_score), _score(row.human_score)]
         actions = str(row.num_actions)
         in_suites = ", ".join(row.suites)
-        rows.append([row.game, row.split or "-", actions, *scores, in_suites])
+        meanings = " ".join(row.action_meanings)
+        rows.append([row.game, row.split or "-", actions, *scores, in_suites, meanings])
     print(_table(rows))
     return 0
 

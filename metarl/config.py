@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -102,15 +103,16 @@ class OptimizerConfig(Model):
     end_learning_rate: NonNegative = 0.0
     """Where a `linear` or `cosine` schedule ends."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Over the lifetime in environment steps, after the warm-up."""
+    """Over the lifetime, in environment steps."""
     warmup_env_steps: Annotated[int, Field(ge=0)] = 0
-    """Environment steps during which the learning rate rises linearly from 0."""
+    """Environment steps during which the schedule is multiplied by a factor that rises
+    linearly from 0."""
     max_abs_update: Positive = 1.0
     """Bound of each entry of Adam's step before the learning rate."""
     weight_decay: NonNegative = 0.0
     """Decoupled: learning_rate * weight_decay * parameters is subtracted."""
-    b1: Probability = 0.9
-    b2: Probability = 0.999
+    b1: Decay = 0.9
+    b2: Decay = 0.999
     eps: Positive = 1e-8
 
 
@@ -130,7 +132,7 @@ class PolicyGradientConfig(Model):
     kind: Literal["policy_gradient"] = "policy_gradient"
     discount: Probability = 0.99
     entropy_cost: NonNegative = 0.01
-    moments_decay: Probability = 0.99
+    moments_decay: Decay = 0.99
     """Of the running moments that normalise returns."""
 
 
@@ -149,7 +151,7 @@ class ActorCriticConfig(Model):
     before the values are learned."""
     normalize_advantages: bool = True
     """Divide advantages by a running standard deviation."""
-    moments_decay: Probability = 0.99
+    moments_decay: Decay = 0.99
     """Of the running moments behind it."""
 
 
@@ -176,7 +178,7 @@ class DiscoConfig(Model):
     discount: Probability = 0.997
     trace_lambda: Probability = 0.95
     target_coefficient: Probability = 0.9
-    moments_decay: Probability = 0.99
+    moments_decay: Decay = 0.99
     """Of the running moments that normalise advantages and TD errors."""
 
 
@@ -245,7 +247,7 @@ class ValueFunctionConfig(Model):
     """REF 0.99; N 0.997."""
     trace_lambda: Probability = 0.96
     """REF 0.96; N 0.95."""
-    moments_decay: Probability = 0.99
+    moments_decay: Decay = 0.99
 
 
 class RegularizerConfig(Model):
@@ -267,8 +269,8 @@ class MetaOptimizerConfig(Model):
     """N 1e-3; REF 5e-4."""
     max_grad_norm: Positive = 1.0
     """Each group's meta-gradient is scaled down to this global norm (N)."""
-    b1: Probability = 0.9
-    b2: Probability = 0.999
+    b1: Decay = 0.9
+    b2: Decay = 0.999
     eps: Positive = 1e-8
 
 

@@ -39,12 +39,10 @@ def load_config(overrides: Sequence[str]) -> TrainConfig:
 def main(config: TrainConfig) -> int:
     """Run all of it; return the exit code."""
     started = time.monotonic()
+    say(f"1/2 meta-training for {config.meta_steps} meta-steps")
     folder = train.new_run(config)
-    say(f"1/2 meta-training {config.meta_steps} meta-steps; the run is {folder.path}")
-    with train.MetaTraining(config, folder) as training:
-        training.begin()
-        if code := training.run():
-            return code
+    if code := train.go_on(config, folder):
+        return code
     games = ", ".join((SEEN, HELD_OUT))
     say(f"\n2/2 training fresh agents with the rule, and with actor_critic, on {games}")
     results_dir = folder.path / "results"

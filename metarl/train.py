@@ -6,6 +6,7 @@ meta-step is `MetaTraining.meta_step`; `meta_log.py` makes rows of its metrics.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -52,8 +53,15 @@ def main(config: TrainConfig, *, resume: Path | None = None) -> int:
     else:
         folder = RunFolder(resume)
         folder.accept_changes(config)
-    with stop_signals() as told_to_stop, MetaTraining(config, folder) as training:
-        training.begin()
+    return go_on(config, folder)
+
+
+def go_on(config: TrainConfig, folder: RunFolder) -> int:
+    """Take up the run in ``folder`` where it stands; return the exit code."""
+    with stop_signals() as told_to_stop, contextlib.ExitStack() as stack:
+        with heartbeat("preparing agents and environments"):
+            training = stack.enter_context(MetaTraining(config, folder))
+            training.begin()
         return training.run(told_to_stop)
 
 
@@ -126,6 +134,7 @@ class MetaTraining:
                 "meta-steps (extend it with meta_steps=...)"
             )
             return EXIT_DONE
+        say(f"run: {self.folder.path}")
         for line in meta_log.announcement(self.experiment, self.meta.params):
             say(line)
         self.log.start(self.env_steps)

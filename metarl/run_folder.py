@@ -5,11 +5,14 @@ Host code; a leaf under `train.py`. `checkpoint.py` knows what is in `checkpoint
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import platform
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +71,22 @@ class RunFolder:
         _write(path / "config.yaml", config_loader.dump(config))
         write_versions(path)
         return cls(path)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the run while the block goes on.
+
+        Raises:
+          UserError: another one is in it.
+        """
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"run_dir: another process is at work in {self.path}"
+                ) from None
+            yield
 
     @property
     def _config(self) -> Path:

@@ -1,21 +1,37 @@
-"""Being told to stop by SIGTERM or SIGUSR1, as SLURM does before a kill. Host code."""
+"""Being told to stop: by SLURM (SIGTERM, SIGUSR1) or from the keyboard. Host code."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Note the signals while the block runs; yield whether one has come."""
+    """Note the signals while the block runs; yield whether one has come.
+
+    A second interrupt from the keyboard is one.
+    """
     received: list[int] = []
-    before = [
-        signal.signal(s, lambda number, _: received.append(number)) for s in SIGNALS
-    ]
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del frame
+        if number == signal.SIGINT and received:
+            raise KeyboardInterrupt
+        received.append(number)
+        # Not through the console, whose lock the interrupted code may hold.
+        os.write(
+            sys.stderr.fileno(),
+            b"stopping after this meta-step, and saving (interrupt again: at once)\n",
+        )
+
+    before = [signal.signal(number, note) for number in SIGNALS]
     try:
         yield lambda: bool(received)
     finally:

@@ -58,7 +58,11 @@ def main(config: TrainConfig, *, resume: Path | None = None) -> int:
 
 def go_on(config: TrainConfig, folder: RunFolder) -> int:
     """Take up the run in ``folder`` where it stands; return the exit code."""
-    with stop_signals() as told_to_stop, contextlib.ExitStack() as stack:
+    with (
+        folder.locked(),
+        stop_signals() as told_to_stop,
+        contextlib.ExitStack() as stack,
+    ):
         with heartbeat("preparing agents and environments"):
             training = stack.enter_context(MetaTraining(config, folder))
             training.begin()

@@ -154,11 +154,15 @@ def test_killed_run_equals_uninterrupted(whole: Path, tmp_path: Path) -> None:
         assert rows(folder)[:6] == rows(whole)
 
 
-def test_sigterm_saves_and_exits_75(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_75(number: int, tmp_path: Path) -> None:
     folder = tmp_path / "preempted"
     process = start(folder, "checkpoint.every=1000")
     wait_for_rows(folder, 2, process)
-    process.send_signal(signal.SIGTERM)
+    config = tiny_run.resumed(folder)
+    with pytest.raises(UserError, match="another process is at work"):
+        run(config, resume=folder)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 75, out
     assert f"metarl train --resume {folder}" in out

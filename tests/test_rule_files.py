@@ -472,6 +472,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_export_gives_back_what_was_imported(tmp_path: Path, published: Path) -> None:
     folder = import_rule(published, tmp_path / "imported")
     again = np.load(export_rule(folder, tmp_path / "again.npz"))
+    with pytest.raises(UserError, match="exists; name a new file"):
+        export_rule(folder, tmp_path / "again.npz")
     weights = np.load(published)
     assert sorted(again.files) == sorted(weights.files)
     for name in weights.files:

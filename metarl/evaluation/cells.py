@@ -133,6 +133,23 @@ def plan(
     return cells
 
 
+def require_an_update(cell: Cell) -> None:
+    """Refuse a budget that ends while the replay fills: a random policy's score.
+
+    Raises:
+      UserError: no update would be made.
+    """
+    settings = cell.settings
+    num_envs, replay = settings.environment.num_envs, settings.replay
+    batch = min(replay.ratio * num_envs, replay.capacity)
+    if cell.env_steps < batch * settings.rollout_length:
+        raise UserError(
+            f"env_steps: {cell.env_steps} is less than the first update of "
+            f"{cell.rule.name} waits for ({batch * settings.rollout_length}: "
+            f"{batch} trajectories of rollout_length={settings.rollout_length})"
+        )
+
+
 def default_env_steps(environment: EnvironmentConfig, task: Task) -> int:
     """Return the suite's budget; for games by name, that of their family's first."""
     if environment.suite is not None:

@@ -15,7 +15,13 @@ import jax
 from metarl.console import heartbeat, say
 from metarl.errors import UserError
 from metarl.evaluation import results
-from metarl.evaluation.cells import Cell, batches, cell_name, plan
+from metarl.evaluation.cells import (
+    Cell,
+    batches,
+    cell_name,
+    plan,
+    require_an_update,
+)
 from metarl.evaluation.results import Result
 from metarl.evaluation.runner import BatchRun, CellRun
 from metarl.provenance import git_commit, package_versions
@@ -68,6 +74,8 @@ def evaluate(
         the cells with other settings.
     """
     cells = plan(rules, files, overrides)
+    for cell in cells:
+        require_an_update(cell)
     results_dir = cells[0].settings.results_dir
     try:
         results_dir.mkdir(parents=True, exist_ok=True)

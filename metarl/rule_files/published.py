@@ -110,7 +110,8 @@ def export_rule(rule: str | Path, out: Path | str) -> Path:
       out: the npz file.
 
     Raises:
-      UserError: a rule of another kind; it has no published format.
+      UserError: a rule of another kind, which has no published format; or the file
+        exists.
     """
     loaded = load_rule(rule)
     if not isinstance(loaded.manifest.config, DiscoConfig):
@@ -121,6 +122,8 @@ def export_rule(rule: str | Path, out: Path | str) -> Path:
     out = Path(out)
     if out.suffix != ".npz":
         raise UserError(f"output '{out}' must end in .npz")
+    if out.exists():
+        raise UserError(f"output '{out}' exists; name a new file")
     arrays = to_published(jax.device_get(loaded.meta_params))
     rule_folder.write_file(out, rule_folder.pack(arrays))
     return out

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from metarl.errors import UserError
-from metarl.evaluation.cells import batches, plan
+from metarl.evaluation.cells import batches, plan, require_an_update
 from metarl.rule_files import load_rule
 
 CATCH = "environment.suite=catch_5x5"
@@ -127,3 +127,14 @@ def test_names_are_safe_for_files():
     rule = dataclasses.replace(load_rule("actor_critic"), name="my rule/β")
     (cell,) = plan([rule], overrides=[CATCH, "seeds=[1]"])
     assert cell.name == "my-rule--__Catch-v0__seed1"
+
+
+def test_a_budget_without_an_update_is_refused():
+    settings = ["replay={capacity: 8, ratio: 2}", "environment.num_envs=2"]
+    few, enough = (
+        plan(["actor_critic"], overrides=[CATCH, "rollout_length=5", *settings, steps])
+        for steps in ("env_steps=19", "env_steps=20")
+    )
+    require_an_update(enough[0])
+    with pytest.raises(UserError, match=r"env_steps: 19 is less .* waits for .20: "):
+        require_an_update(few[0])

@@ -389,3 +389,27 @@ class EvaluationConfig(Model):
     """Cells of equal shapes trained side by side in one program."""
     tracking: TrackingConfig = TrackingConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+
+
+# --- Benchmarks -------------------------------------------------------------------
+
+
+class BenchOptions(Model):
+    """How `metarl bench` measures."""
+
+    rollouts: Literal["synthetic", "environment"] = "synthetic"
+    """What updates and meta-gradients are computed from: random experience of the
+    right shapes, made on the device, or experience that new agents collected."""
+    compare: bool = True
+    """Measure what the case is to be compared with too."""
+    seconds: Positive = 10.0
+    """How long each case is timed, in 10 calls or more; in 3 or more where 10 would
+    take six times as long."""
+    repeats: PositiveInt | None = None
+    """Time exactly so many calls; None: as `seconds` says."""
+
+
+class BenchConfig(TrainConfig):
+    """`metarl bench`: time the parts of a run of `metarl train`."""
+
+    bench: BenchOptions = BenchOptions()

@@ -92,6 +92,7 @@ def _make_parser() -> Parser:
     _add_train(add)
     _add_evaluate(add)
     _add_rules(add)
+    _add_bench(add)
     _add_games(add)
     _add_config(add)
     return parser
@@ -202,6 +203,32 @@ def _add_rules(add: _Subparsers[Parser]) -> None:
     subject.add_argument("--weights", type=Path, metavar="NPZ", help="as published")
     subject.add_argument("--rule", type=Path, metavar="DIR", help="an imported rule")
     verify.set_defaults(run=commands.rules_verify)
+
+
+def _add_bench(add: _Subparsers[Parser]) -> None:
+    bench = _command(
+        add,
+        "bench",
+        "time acting, updates and meta-gradients beside what they compare with",
+        "bench meta-step configs/bench_catch_notebook.yaml bench.seconds=20",
+    )
+    bench.add_argument(
+        "words",
+        nargs="*",
+        metavar="CASE, CONFIG",
+        help="env, act, agent-update, meta-step, train-step or all (default), and YAML "
+        "files of `metarl train`, later ones on top",
+    )
+    bench.add_argument(
+        "--json", action="store_true", help="one flat object per line and case"
+    )
+    bench.add_argument(
+        "--warm-cache",
+        action="store_true",
+        help="use the cache of compiled programs, as a second start does; without it "
+        "every program is compiled anew",
+    )
+    bench.set_defaults(run=commands.bench, overrides=[])
 
 
 def _add_games(add: _Subparsers[Parser]) -> None:

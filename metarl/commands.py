@@ -108,6 +108,15 @@ def rules_verify(args: argparse.Namespace) -> int:
     return 0 if verify(args.golden_dir, weights=args.weights, rule=args.rule) else 1
 
 
+def bench(args: argparse.Namespace) -> int:
+    """Measure what a case costs, and what it compares with."""
+    from metarl.bench.command import main
+
+    return main(
+        args.words, args.overrides, as_json=args.json, warm_cache=args.warm_cache
+    )
+
+
 def games(args: argparse.Namespace) -> int:
     """Print suites, and games with their split, actions and scores."""
     from metarl.envs import suites

@@ -1,0 +1,204 @@
+"""Prepare what acting is made of: stepping, the forward pass, and both together.
+
+Host code. Imports JAX inside functions: stepping alone is measured without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+
+import envpool
+import numpy as np
+
+from metarl.bench.measure import Compiled, Prepare, Subject, Value
+from metarl.config import BenchConfig
+from metarl.envs.pool import Pool
+from metarl.envs.pools import make_pools, pool_seed
+from metarl.envs.tasks import Task, envpool_options, resolve_environment
+
+KEYS = 64
+"""PRNG keys that acting takes in turn, made beforehand."""
+
+
+@contextlib.contextmanager
+def env(config: BenchConfig) -> Iterator[Subject]:
+    """EnvPool alone: all pools step at the same time, with constant actions."""
+    pools = [
+        envpool.make(
+            pool.task.game.task_id,
+            env_type="gymnasium",
+            num_envs=pool.num_envs,
+            batch_size=pool.num_envs,
+            num_threads=min(pool.num_threads, pool.num_envs),
+            seed=pool.seed,
+            **envpool_options(pool.task, config.environment),
+        )
+        for pool in _pools(config)
+    ]
+    actions = np.zeros(config.environment.num_envs, np.int32)
+    for pool in pools:
+        pool.reset()
+
+    def steps() -> None:
+        for _ in range(config.population.rollout_length):
+            for pool in pools:
+                pool.send(actions)
+            for pool in pools:
+                pool.recv()
+
+    try:
+        yield _stepping(config, steps)
+    finally:
+        for pool in pools:
+            pool.close()
+
+
+@contextlib.contextmanager
+def env_pool(config: BenchConfig) -> Iterator[Subject]:
+    """The same through the adapter, which makes transitions of it."""
+    pools = _pools(config)
+    actions = np.zeros(config.environment.num_envs, np.int32)
+    for pool in pools:
+        pool.reset()
+
+    def steps() -> None:
+        for _ in range(config.population.rollout_length):
+            for pool in pools:
+                pool.send(actions)
+            for pool in pools:
+                pool.recv()
+        for pool in pools:
+            pool.drain_episodes()
+
+    try:
+        yield _stepping(config, steps)
+    finally:
+        for pool in pools:
+            pool.close()
+
+
+@contextlib.contextmanager
+def act(config: BenchConfig) -> Iterator[Subject]:
+    """A population acts: rollouts on the device, by the actor of `metarl train`."""
+    import jax
+
+    from metarl.bench import parts as bench_parts
+
+    parts = bench_parts.build(config)
+    length = config.population.rollout_length
+    actor = bench_parts.new_actor(parts)
+    keys = itertools.cycle(list(jax.random.split(jax.random.key(0), KEYS)))
+
+    def collect() -> None:
+        actor.collect(parts.population.agents, length, next(keys))
+        actor.drain_episodes()
+
+    try:
+        actor.start()
+        yield _acting(config, collect, facts=parts.facts())
+    finally:
+        actor.close()
+
+
+@contextlib.contextmanager
+def forward(config: BenchConfig) -> Iterator[Subject]:
+    """The forward pass and sampling of all agents, in chunks like the actor's."""
+    import jax
+
+    from metarl.agents.agent import AgentState
+    from metarl.bench import parts as bench_parts
+    from metarl.bench import synthetic
+    from metarl.rollout.actor import split_groups
+
+    parts = bench_parts.build(config)
+    agent, groups = parts.experiment.agent, parts.groups
+    chunk, length = config.population.chunk, config.population.rollout_length
+    sizes = (chunk,) * (groups // chunk)
+    sizes += (groups % chunk,) * (groups % chunk > 0)
+    seen = synthetic.rollouts(
+        jax.random.key(1),
+        parts.experiment.pool_spec,
+        lead=(groups, 1),
+        steps=length - 1,
+        batch=config.environment.num_envs,
+    ).observations
+    keys = jax.random.split(jax.random.key(2), (groups, 1))
+
+    @jax.jit
+    def sample(
+        agents: AgentState, observations: jax.Array, keys: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        return jax.vmap(jax.vmap(agent.act))(agents, observations, keys)
+
+    inputs = [
+        split_groups((parts.population.agents, seen[:, :, t], keys), sizes)
+        for t in range(length)
+    ]
+    programs = {}
+    compiled = Compiled(0.0, 0.0)
+    for size, arguments in zip(sizes, inputs[0], strict=True):
+        if size not in programs:
+            programs[size], took = bench_parts.compile_program(sample, *arguments)
+            compiled = Compiled(
+                compiled.trace_s + took.trace_s, compiled.xla_s + took.xla_s
+            )
+
+    def steps() -> None:
+        for chunks in inputs:
+            jax.block_until_ready(
+                [programs[size](*x) for size, x in zip(sizes, chunks, strict=True)]
+            )
+
+    yield _acting(config, steps, compiled=compiled, facts=parts.facts())
+
+
+CASES: dict[str, Prepare] = {
+    "env": env,
+    "env-pool": env_pool,
+    "act": act,
+    "forward": forward,
+}
+
+
+def _tasks(config: BenchConfig) -> tuple[Task, ...]:
+    """Return a task per agent, as a run has them."""
+    games = resolve_environment(config.environment)
+    count = config.population.num_agents or len(games)
+    return tuple(games[i % len(games)] for i in range(count))
+
+
+def _pools(config: BenchConfig) -> tuple[Pool, ...]:
+    """Return the pools of a run, not built yet: for their threads and seeds too."""
+    tasks = _tasks(config)
+    seeds = [pool_seed(config.seed, i, 0, 0) for i in range(len(tasks))]
+    return make_pools(tasks, config.environment, seeds=seeds)
+
+
+def _stepping(config: BenchConfig, steps: Callable[[], object]) -> Subject:
+    games = dict.fromkeys(task.game.task_id for task in _tasks(config))
+    facts: dict[str, Value] = {
+        "games": ",".join(games),
+        "agents": len(_tasks(config)),
+        "num_envs": config.environment.num_envs,
+    }
+    return _acting(config, steps, compiles=False, facts=facts)
+
+
+def _acting(
+    config: BenchConfig,
+    call: Callable[[], object],
+    *,
+    facts: dict[str, Value],
+    compiled: Compiled | None = None,
+    compiles: bool = True,
+) -> Subject:
+    return Subject(
+        call,
+        env_steps=len(_tasks(config)) * config.environment.num_envs,
+        steps=config.population.rollout_length,
+        compiled=compiled,
+        compiles=compiles,
+        facts={**facts, "num_threads": config.environment.num_threads},
+    )

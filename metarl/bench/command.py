@@ -1,0 +1,100 @@
+"""`metarl bench`: run the cases one after another, and show what they cost.
+
+Host code; must not import jax: the cases do, each in its process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from metarl import config_loader
+from metarl.bench import plan, table
+from metarl.bench.measure import Record
+from metarl.bench.run import CaseFailed, measure_apart
+from metarl.config import BenchConfig
+from metarl.console import heartbeat, say
+from metarl.envs.tasks import resolve_environment
+from metarl.errors import UserError
+
+EXIT_DONE, EXIT_FAILED = 0, 1
+
+DEFAULTS: config_loader.Tree = {
+    "environment": {"suite": "catch_5x5"},
+    # What compiling costs is one of the figures.
+    "runtime": {"compilation_cache": False},
+}
+"""Where neither a file nor an override says otherwise."""
+
+
+def main(
+    words: Sequence[str],
+    overrides: Sequence[str],
+    *,
+    as_json: bool = False,
+    warm_cache: bool = False,
+) -> int:
+    """Run `metarl bench` and return its exit code.
+
+    Args:
+      words: a case, or none for all, and YAML files.
+      overrides: `key=value`, on top.
+      as_json: print one line of JSON per case, as soon as it is measured.
+      warm_cache: use the cache of compiled programs.
+
+    Raises:
+      UserError: there is no such case, or the configuration does not fit.
+    """
+    asked, files = _split(words)
+    config = load_config(files, overrides, warm_cache=warm_cache)
+    tasks = resolve_environment(config.environment)
+    agents = config.population.num_agents or len(tasks)
+    names = plan.sequence(asked, compare=config.bench.compare, agents=agents)
+    progress = Console(stderr=True)
+    records: list[Record] = []
+    for i, name in enumerate(names):
+        title = f"{i + 1}/{len(names)} {name}: {plan.CASES[name].summary}"
+        try:
+            with heartbeat(title, console=progress):
+                record = measure_apart(name, config)
+        except CaseFailed as failure:
+            say(f"bench: {failure}", console=progress)
+            if name in asked:
+                return EXIT_FAILED
+            continue
+        records.append(record)
+        if as_json:
+            print(json.dumps(record), flush=True)
+    if not as_json:
+        say("")
+        for line in table.lines(records, asked):
+            say(line)
+    return EXIT_DONE
+
+
+def load_config(
+    files: Sequence[Path], overrides: Sequence[str], *, warm_cache: bool = False
+) -> BenchConfig:
+    """Return the configuration of a benchmark.
+
+    Raises:
+      UserError: a file or an override does not fit.
+    """
+    config = config_loader.load(BenchConfig, files, overrides, defaults=DEFAULTS)
+    if not warm_cache:
+        return config
+    runtime = config.runtime.model_copy(update={"compilation_cache": True})
+    return config.model_copy(update={"runtime": runtime})
+
+
+def _split(words: Sequence[str]) -> tuple[tuple[str, ...], list[Path]]:
+    """Return the cases asked for, and the configuration files."""
+    is_file = [word.endswith((".yaml", ".yml")) for word in words]
+    names = [word for word, file in zip(words, is_file, strict=True) if not file]
+    if len(names) > 1:
+        raise UserError(f"bench: one case at a time, not {' and '.join(names)}")
+    files = [Path(word) for word, file in zip(words, is_file, strict=True) if file]
+    return plan.choose(names[0] if names else plan.ALL), files

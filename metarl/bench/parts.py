@@ -1,0 +1,161 @@
+"""What a case is made of: agents and rule as a run has them, and experience.
+
+The static parts are those of `experiment.py`, so that what is measured is what
+`metarl train` runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any, TypeVar
+
+import jax
+
+from metarl import experiment as experiments
+from metarl.bench import synthetic
+from metarl.bench.measure import Compiled, Value
+from metarl.config import BenchConfig
+from metarl.experiment import Experiment
+from metarl.meta import trainer
+from metarl.meta.estimators import Population
+from metarl.meta.inner_loop import Window
+from metarl.rollout.actor import Actor
+from metarl.run_folder import load_parent
+from metarl.types import Params, Rollout
+
+Tree = TypeVar("Tree")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A run before its first meta-step."""
+
+    config: BenchConfig
+    experiment: Experiment
+    meta: trainer.MetaState
+    population: Population
+
+    @property
+    def groups(self) -> int:
+        """How many groups there are, G."""
+        return len(self.experiment.tasks)
+
+    def facts(self) -> dict[str, Value]:
+        """Return what the figures depend on."""
+        config = self.config
+        return {
+            "games": ",".join(self.experiment.games),
+            "agents": self.groups,
+            "parameters": count(self.population.agents.params) // self.groups,
+            "meta_parameters": count(self.meta.params),
+            "num_envs": config.environment.num_envs,
+            "rollout_length": config.population.rollout_length,
+            "chunk": config.population.chunk,
+        }
+
+
+def build(config: BenchConfig) -> Parts:
+    """Return the parts that ``config`` describes, with newborn agents."""
+    experiment = experiments.build(config)
+    params = (
+        experiments.initial_meta_params(experiment, config)
+        if config.initial_rule is None
+        else jax.device_put(load_parent(config.initial_rule, config).meta_params)
+    )
+    meta, population = experiments.initial_state(experiment, config, params)
+    return Parts(config, experiment, meta, population)
+
+
+def compile_program(function: Any, *inputs: Any) -> tuple[Any, Compiled]:
+    """Return a jitted function compiled for ``inputs``, and how long that took."""
+    start = time.perf_counter()
+    lowered = function.lower(*inputs)
+    traced = time.perf_counter()
+    program = lowered.compile()
+    return program, Compiled(traced - start, time.perf_counter() - traced)
+
+
+def program_memory(program: Any) -> dict[str, Value]:
+    """Return what XLA plans for a program: its inputs, outputs and temporaries."""
+    analysis = program.memory_analysis()
+    if analysis is None:  # some backends do not tell
+        return {}
+    return {
+        "argument_bytes": int(analysis.argument_size_in_bytes),
+        "output_bytes": int(analysis.output_size_in_bytes),
+        "temporary_bytes": int(analysis.temp_size_in_bytes),
+    }
+
+
+def one_rollout_each(parts: Parts) -> Rollout:
+    """Return what one update of every agent learns from, ``[G, K, T, B]``."""
+    length = parts.config.population.rollout_length
+    return _collect(parts, [length])[0]
+
+
+def window(parts: Parts) -> Window:
+    """Return what a meta-gradient is computed from, ``[G, ...]``."""
+    config = parts.config
+    updates, length = config.meta.inner_updates, config.population.rollout_length
+    validation_length = length * config.meta.validation_rollouts
+    *rollouts, validation = _collect(parts, [length] * updates + [validation_length])
+    return Window(
+        agents=parts.population.agents,
+        values=parts.population.values,
+        rollouts=jax.tree.map(lambda *x: jax.numpy.stack(x, axis=1), *rollouts),
+        keys=jax.random.split(jax.random.key(4), (parts.groups, updates)),
+        validation=validation,
+    )
+
+
+def unstack(tree: Tree, groups: int) -> list[Tree]:
+    """Return the groups of ``tree``, without the axis G."""
+
+    def at(index: int) -> Tree:
+        return jax.tree.map(lambda x: x[index], tree)
+
+    return [at(index) for index in range(groups)]
+
+
+def count(params: Params) -> int:
+    """Return how many numbers ``params`` are."""
+    return sum(x.size for x in jax.tree.leaves(params))
+
+
+def _collect(parts: Parts, lengths: list[int]) -> list[Rollout]:
+    """Return a rollout ``[G, K, T, B]`` per length T, as `bench.rollouts` says."""
+    config, experiment = parts.config, parts.experiment
+    keys = jax.random.split(jax.random.key(5), len(lengths))
+    if config.bench.rollouts == "synthetic":
+        return [
+            synthetic.rollouts(
+                key,
+                experiment.pool_spec,
+                lead=(parts.groups, 1),
+                steps=length,
+                batch=config.environment.num_envs,
+            )
+            for key, length in zip(keys, lengths, strict=True)
+        ]
+    actor = new_actor(parts)
+    try:
+        actor.start()
+        return [
+            actor.collect(parts.population.agents, length, key)
+            for key, length in zip(keys, lengths, strict=True)
+        ]
+    finally:
+        actor.close()
+
+
+def new_actor(parts: Parts) -> Actor:
+    """Return the actor of a run, not started yet."""
+    config = parts.config
+    return Actor(
+        parts.experiment.agent,
+        parts.experiment.tasks,
+        config.environment,
+        seeds=[config.seed] * parts.groups,
+        chunk=config.population.chunk,
+    )

@@ -1,0 +1,55 @@
+"""Prepare a whole meta-step of a run: acting, updates, meta-gradient, meta-update."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from metarl.bench.measure import Prepare, Subject
+from metarl.bench.parts import count
+from metarl.config import BenchConfig, TrainConfig
+from metarl.run_folder import RunFolder
+from metarl.train import MetaTraining
+
+
+@contextlib.contextmanager
+def train_step(config: BenchConfig) -> Iterator[Subject]:
+    """What `metarl train` repeats, in a run folder that is gone afterwards."""
+    settings = config.model_dump(exclude={"bench"})
+    with tempfile.TemporaryDirectory(prefix="metarl-bench-") as folder:
+        settings["run_dir"] = Path(folder) / "run"
+        settings["tracking"]["wandb"] = "disabled"
+        train = TrainConfig.model_validate(settings)
+        with MetaTraining(train, RunFolder.create(train)) as training:
+            training.begin()
+            yield _subject(config, training)
+
+
+def _subject(config: BenchConfig, training: MetaTraining) -> Subject:
+    groups = len(training.experiment.tasks)
+    length, meta = config.population.rollout_length, config.meta
+    rollouts = meta.inner_updates + meta.validation_rollouts
+    agents = training.population.agents
+    return Subject(
+        training.meta_step,
+        env_steps=groups * config.environment.num_envs * length * rollouts,
+        facts={
+            "games": ",".join(training.experiment.games),
+            "agents": groups,
+            "parameters": count(agents.params) // groups,
+            "meta_parameters": count(training.meta.params),
+            "num_envs": config.environment.num_envs,
+            "num_threads": config.environment.num_threads,
+            "rollout_length": length,
+            "chunk": config.population.chunk,
+            "inner_updates": meta.inner_updates,
+            "validation_rollouts": meta.validation_rollouts,
+            "estimator": meta.estimator,
+            "remat": meta.remat,
+        },
+    )
+
+
+CASES: dict[str, Prepare] = {"train-step": train_step}

@@ -40,13 +40,13 @@ class Family:
     """How to read one family's environments.
 
     Attributes:
-      encode: raw observations to ours, ``[B, ...]``; a new array.
+      encode: writes raw observations into an array of ours, ``[B, ...]``.
       ended: whether the world ended each episode by itself; asked only where its time
         was up in the same step, which EnvPool then reports as a mere truncation.
         Takes the raw observations, rewards and info.
     """
 
-    encode: Callable[[Raw], Array]
+    encode: Callable[[Raw, Array], None]
     ended: Callable[[Raw, Array, Mapping[str, Array]], Bools]
 
 
@@ -64,7 +64,7 @@ def family_of(task: Task) -> Family:
         one_hot = np.eye(FROZEN_LAKE_SIZE[name] ** 2, dtype=np.bool_)
         ends = np.array(_LAKE_ENDS[name])
         return Family(
-            lambda raw: one_hot[_array(raw)],
+            lambda raw, out: np.copyto(out, one_hot[_array(raw)]),
             lambda raw, _, __: np.isin(_array(raw), ends),
         )
     # MiniGrid: all ends by the world that give no reward (lava) look like a truncation
@@ -77,18 +77,15 @@ def _array(raw: Raw) -> Array:
     return raw
 
 
-def _copy(raw: Raw) -> Array:
-    return _array(raw).copy()
+def _copy(raw: Raw, out: Array) -> None:
+    np.copyto(out, _array(raw))
 
 
-def _channels_last(raw: Raw) -> Array:
-    """Return ``[B, C, H, W]`` as ``[B, H, W, C]``."""
+def _channels_last(raw: Raw, out: Array) -> None:
+    """Write ``[B, C, H, W]`` as ``[B, H, W, C]``."""
     frames = _array(raw)
-    batch, channels, height, width = frames.shape
-    out = np.empty((batch, height, width, channels), frames.dtype)
-    for channel in range(channels):  # three times as fast as copying a moved axis
+    for channel in range(frames.shape[1]):  # thrice as fast as copying a moved axis
         out[..., channel] = frames[:, channel]
-    return out
 
 
 def _has_fallen(state: Array) -> Bools:
@@ -97,8 +94,8 @@ def _has_fallen(state: Array) -> Bools:
     return fallen
 
 
-def _minigrid_one_hot(raw: Raw) -> Array:
-    """Return each cell's type, colour and state, and the direction, one-hot and flat.
+def _minigrid_one_hot(raw: Raw, out: Array) -> None:
+    """Write each cell's type, colour and state, and the direction, one-hot and flat.
 
     The mission, a sentence, is left out.
     """
@@ -111,4 +108,4 @@ def _minigrid_one_hot(raw: Raw) -> Array:
     ]
     cells = np.concatenate(parts, axis=-1).reshape(batch, -1)
     direction = np.eye(MINIGRID_DIRECTIONS, dtype=np.bool_)[raw["direction"]]
-    return np.concatenate([cells, direction.reshape(batch, -1)], axis=1)
+    np.concatenate([cells, direction.reshape(batch, -1)], axis=1, out=out)

@@ -186,9 +186,14 @@ class Pool:
         self._env.send(sent if self._action_map is None else self._action_map[sent])
         self._in_flight = True
 
-    def recv(self) -> Step:
-        """Wait for what the last `send` led to."""
-        return self._receive(encode=True)
+    def recv(self, into: Observations | None = None) -> Step:
+        """Wait for what the last `send` led to.
+
+        Args:
+          into: ``[B, ...]``, where the observations are written, and then left alone
+            until the next call; None: a new array.
+        """
+        return self._receive(encode=True, into=into)
 
     def step(self, actions: npt.NDArray[np.integer]) -> Step:
         """`send` and `recv`."""
@@ -213,7 +218,7 @@ class Pool:
         self._env = None
         self._in_flight = False
 
-    def _receive(self, *, encode: bool) -> Step:
+    def _receive(self, *, encode: bool, into: Observations | None = None) -> Step:
         if self._env is None or not self._in_flight:
             raise RuntimeError("recv needs a send before it")
         raw, raw_rewards, terminated, truncated, info = self._env.recv()
@@ -232,7 +237,7 @@ class Pool:
         self._lives = lives
         self._count_episodes(raw_rewards, valid)
         if encode:
-            self._observations = self._encode(raw)
+            self._observations = self._encode(raw, into)
         rewards = raw_rewards
         if self.config.clip_rewards:
             rewards = np.clip(raw_rewards, -1, 1)
@@ -245,8 +250,14 @@ class Pool:
             valid=valid,
         )
 
-    def _encode(self, raw: families.Raw) -> Observations:
-        observations = self._family.encode(raw)
+    def _encode(
+        self, raw: families.Raw, into: Observations | None = None
+    ) -> Observations:
+        if into is None:
+            shape = (self.num_envs, *self.spec.observation_shape)
+            into = np.empty(shape, self.spec.observation_dtype)
+        self._family.encode(raw, into)
+        observations = into.view()
         observations.flags.writeable = False  # the caller and the pool share it
         return observations
 

@@ -8,6 +8,7 @@ import `meta`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -163,20 +164,26 @@ class Actor:
         self._begin_epochs()
         groups, peers, _ = self.shape
         chunks: list[AgentState] = (
-            agents if isinstance(agents, list) else split_groups(agents, self._sizes)
+            [_policy(chunk) for chunk in agents]
+            if isinstance(agents, list)
+            else split_groups(_policy(agents), self._sizes)
         )
         if key.ndim == 0:
             key = jax.random.split(key, (groups, peers))
         keys = split_groups(key, self._sizes)
         buffers = self._buffers(length)
         starts = np.concatenate([[0], np.cumsum(self._sizes)])
+        steps = jax.device_put(list(np.arange(length, dtype=np.int32)))
+        for g, k in self._members(range(groups)):
+            pool = self._pools[g * self._peers + k]
+            buffers["observations"][g, k, 0] = pool.observations
         with jax.transfer_guard("disallow"):  # what moves is said, and moves once
             for t in range(length):
                 for i, (chunk, chunk_keys) in enumerate(zip(chunks, keys, strict=True)):
                     members = range(starts[i], starts[i + 1])
                     if t > 0:
                         self._receive(buffers, members, t - 1)
-                    self._act(buffers, members, t, (chunk, chunk_keys))
+                    self._act(buffers, members, t, (chunk, chunk_keys, steps[t]))
             self._receive(buffers, range(groups), length - 1)
         start = time.perf_counter()
         rollout: Rollout = jax.block_until_ready(_rollout(buffers))
@@ -285,17 +292,14 @@ class Actor:
         buffers: dict[str, npt.NDArray[Any]],
         groups: range,
         t: int,
-        chunk: tuple[AgentState, jax.Array],
+        chunk: tuple[AgentState, jax.Array, jax.Array],
     ) -> None:
         start = time.perf_counter()
-        observations = buffers["observations"]
-        for g, k in self._members(groups):
-            observations[g, k, t] = self._pools[g * self._peers + k].observations
-        seen = observations[groups.start : groups.stop, :, t]
-        inputs = jax.device_put((seen, np.int32(t)))
-        agents, keys = chunk
+        agents, keys, step = chunk
+        # On CPU the device reads this memory itself: see `_empty`.
+        seen = buffers["observations"][groups.start : groups.stop, :, t]
         actions, logits = jax.device_get(
-            _act(self._agent, agents, inputs[0], keys, inputs[1])
+            _act(self._agent, agents, jax.device_put(seen), keys, step)
         )
         buffers["actions"][groups.start : groups.stop, :, t] = actions
         buffers["behaviour_logits"][groups.start : groups.stop, :, t] = logits
@@ -308,11 +312,10 @@ class Actor:
     ) -> None:
         start = time.perf_counter()
         for g, k in self._members(groups):
-            step: Step = self._pools[g * self._peers + k].recv()
+            into = buffers["observations"][g, k, t + 1]
+            step: Step = self._pools[g * self._peers + k].recv(into)
             for name in ("rewards", "raw_rewards", "is_terminal", "cut", "valid"):
                 buffers[name][g, k, t] = getattr(step, name)
-            if t + 1 == buffers["rewards"].shape[2]:
-                buffers["observations"][g, k, t + 1] = step.observations
         self._times["env"] += time.perf_counter() - start
 
     def _buffers(self, length: int) -> dict[str, npt.NDArray[Any]]:
@@ -320,7 +323,7 @@ class Actor:
         spec, lead = self._pools[0].spec, (*self.shape[:2], length, self.shape[2])
         observations = (*self.shape[:2], length + 1, self.shape[2])
         return {
-            "observations": np.empty(
+            "observations": _empty(
                 (*observations, *spec.observation_shape), spec.observation_dtype
             ),
             "actions": np.empty(lead, np.int32),
@@ -331,6 +334,29 @@ class Actor:
             "cut": np.empty(lead, np.bool_),
             "valid": np.empty(lead, np.bool_),
         }
+
+
+def _policy(agents: AgentState) -> AgentState:
+    """Return the agents without what learning alone needs, for there is much of it."""
+    return dataclasses.replace(
+        agents,
+        target_params={},
+        optimizer=dataclasses.replace(agents.optimizer, mu={}, nu={}),
+        rule_state={},
+    )
+
+
+_ALIGNMENT = 64
+"""Bytes to whose multiples an array must be aligned for XLA on CPU to use it as it is,
+where `device_put` would otherwise copy it; faster or slower, the bits are the same."""
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return an array that a CPU device reads in place."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    offset = -memory.ctypes.data % _ALIGNMENT
+    return memory[offset : offset + size].view(dtype).reshape(shape)
 
 
 def _join(first: Episodes, then: Episodes) -> Episodes:

@@ -130,6 +130,27 @@ def test_a_life_lost_at_the_time_limit_is_terminal_and_not_cut() -> None:
     assert not last[lost + 1].is_terminal[0]
 
 
+@pytest.mark.parametrize(
+    ("game", "num_actions"),
+    [("Breakout", 18), ("Catch", 3), ("FrozenLake", 4), ("MiniGrid-FourRooms", 7)],
+)
+def test_observations_are_written_where_they_are_wanted(
+    game: str, num_actions: int
+) -> None:
+    pool, other = (Pool(game, atari(), num_envs=3, seed=1) for _ in range(2))
+    pool.reset(), other.reset()
+    spec = pool.spec
+    buffer = np.zeros((6, 3, *spec.observation_shape), spec.observation_dtype)
+    for t in range(6):
+        actions = np.full(3, t % num_actions)
+        pool.send(actions)
+        step, expected = pool.recv(buffer[t]), other.step(actions)
+        assert np.shares_memory(step.observations, buffer[t])
+        assert not pool.observations.flags.writeable
+        assert same(step, expected)
+        assert np.array_equal(buffer[t], expected.observations)
+
+
 # --- Rewards ----------------------------------------------------------------------
 
 

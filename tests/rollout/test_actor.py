@@ -180,6 +180,28 @@ def test_a_new_epoch_is_a_new_seed():
     assert np.any(first.observations[:, :, 0] != second.observations[:, :, 0])
 
 
+def test_later_rollouts_leave_earlier_ones_alone():
+    actor = make_actor(2)
+    actor.start()
+    states = make_states(1, 2)
+    first = actor.collect(states, 6, jax.random.key(0))
+    seen = jax.tree.map(np.array, first)  # copies: the host may share its memory
+    for i in range(3):
+        actor.collect(states, 6, jax.random.key(i))
+    assert_same(first, seen)
+    actor.close()
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="needs a device on the host")
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.bool_])
+def test_a_cpu_device_reads_the_hosts_memory(dtype: type):
+    for size in (1, 7, 4096):
+        array = actors._empty((size, 3), np.dtype(dtype))
+        assert (array.shape, array.dtype) == ((size, 3), dtype)
+        on_device = jax.device_put(array)
+        assert on_device.unsafe_buffer_pointer() == array.ctypes.data
+
+
 def test_times_are_those_since_the_last_call():
     actor = make_actor(1)
     play(actor, make_states(1))

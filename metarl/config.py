@@ -402,6 +402,9 @@ class BenchOptions(Model):
     right shapes, made on the device, or experience that new agents collected."""
     compare: bool = True
     """Measure what the case is to be compared with too."""
+    warm_cache: bool = False
+    """Read the measured programs from the cache of compiled programs where it has them,
+    as a second start does; else each is compiled anew."""
     seconds: Positive = 10.0
     """How long each case is timed, in 10 calls or more; in 3 or more where 10 would
     take six times as long."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import envpool
 import numpy as np
 
+from metarl.bench.cache import preparing
 from metarl.bench.measure import Compiled, Prepare, Subject, Value
 from metarl.config import BenchConfig
 from metarl.envs.pool import Pool
@@ -89,7 +91,8 @@ def act(config: BenchConfig) -> Iterator[Subject]:
     parts = bench_parts.build(config)
     length = config.population.rollout_length
     actor = bench_parts.new_actor(parts)
-    keys = itertools.cycle(list(jax.random.split(jax.random.key(0), KEYS)))
+    with preparing(config):
+        keys = itertools.cycle(list(jax.random.split(jax.random.key(0), KEYS)))
 
     def collect() -> None:
         actor.collect(parts.population.agents, length, next(keys))
@@ -110,21 +113,24 @@ def forward(config: BenchConfig) -> Iterator[Subject]:
     from metarl.agents.agent import AgentState
     from metarl.bench import parts as bench_parts
     from metarl.bench import synthetic
+    from metarl.bench.parts import compile_program
     from metarl.rollout.actor import split_groups
 
     parts = bench_parts.build(config)
     agent, groups = parts.experiment.agent, parts.groups
-    chunk, length = config.population.chunk, config.population.rollout_length
-    sizes = (chunk,) * (groups // chunk)
-    sizes += (groups % chunk,) * (groups % chunk > 0)
-    seen = synthetic.rollouts(
-        jax.random.key(1),
-        parts.experiment.pool_spec,
-        lead=(groups, 1),
-        steps=length - 1,
-        batch=config.environment.num_envs,
-    ).observations
-    keys = jax.random.split(jax.random.key(2), (groups, 1))
+    length, size = config.population.rollout_length, config.population.chunk
+    sizes = (size,) * (groups // size) + (groups % size,) * (groups % size > 0)
+    with preparing(config):
+        seen = synthetic.rollouts(
+            jax.random.key(1),
+            parts.experiment.pool_spec,
+            lead=(groups, 1),
+            steps=length - 1,
+            batch=config.environment.num_envs,
+        ).observations
+        all_keys = jax.random.split(jax.random.key(2), (groups, 1))
+        chunks = split_groups((parts.population.agents, all_keys), sizes)
+        frames = [split_groups(seen[:, :, t], sizes) for t in range(length)]
 
     @jax.jit
     def sample(
@@ -132,25 +138,26 @@ def forward(config: BenchConfig) -> Iterator[Subject]:
     ) -> tuple[jax.Array, jax.Array]:
         return jax.vmap(jax.vmap(agent.act))(agents, observations, keys)
 
-    inputs = [
-        split_groups((parts.population.agents, seen[:, :, t], keys), sizes)
-        for t in range(length)
-    ]
-    programs = {}
-    compiled = Compiled(0.0, 0.0)
-    for size, arguments in zip(sizes, inputs[0], strict=True):
-        if size not in programs:
-            programs[size], took = bench_parts.compile_program(sample, *arguments)
-            compiled = Compiled(
-                compiled.trace_s + took.trace_s, compiled.xla_s + took.xla_s
-            )
+    programs: dict[int, Any] = {}
+    times: list[Compiled] = []
+    for size, chunk, observations in zip(sizes, chunks, frames[0], strict=True):
+        if size not in programs:  # the last chunk may be smaller
+            states, keys = chunk
+            programs[size], took = compile_program(sample, states, observations, keys)
+            times.append(took)
 
     def steps() -> None:
-        for chunks in inputs:
+        for seen in frames:
             jax.block_until_ready(
-                [programs[size](*x) for size, x in zip(sizes, chunks, strict=True)]
+                [
+                    programs[size](states, observations, keys)
+                    for size, (states, keys), observations in zip(
+                        sizes, chunks, seen, strict=True
+                    )
+                ]
             )
 
+    compiled = Compiled(sum(x.trace_s for x in times), sum(x.xla_s for x in times))
     yield _acting(config, steps, compiled=compiled, facts=parts.facts())
 
 

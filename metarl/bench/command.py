@@ -22,11 +22,7 @@ from metarl.errors import UserError
 
 EXIT_DONE, EXIT_FAILED = 0, 1
 
-DEFAULTS: config_loader.Tree = {
-    "environment": {"suite": "catch_5x5"},
-    # What compiling costs is one of the figures.
-    "runtime": {"compilation_cache": False},
-}
+DEFAULTS: config_loader.Tree = {"environment": {"suite": "catch_5x5"}}
 """Where neither a file nor an override says otherwise."""
 
 
@@ -43,7 +39,7 @@ def main(
       words: a case, or none for all, and YAML files.
       overrides: `key=value`, on top.
       as_json: print one line of JSON per case, as soon as it is measured.
-      warm_cache: use the cache of compiled programs.
+      warm_cache: the same as `bench.warm_cache=true`.
 
     Raises:
       UserError: there is no such case, or the configuration does not fit.
@@ -83,11 +79,15 @@ def load_config(
     Raises:
       UserError: a file or an override does not fit.
     """
+    if warm_cache:
+        overrides = [*overrides, "bench.warm_cache=true"]
     config = config_loader.load(BenchConfig, files, overrides, defaults=DEFAULTS)
-    if not warm_cache:
-        return config
-    runtime = config.runtime.model_copy(update={"compilation_cache": True})
-    return config.model_copy(update={"runtime": runtime})
+    if config.bench.warm_cache and not config.runtime.compilation_cache:
+        raise UserError(
+            "bench.warm_cache=true: there is no cache to use with "
+            "runtime.compilation_cache=false"
+        )
+    return config
 
 
 def _split(words: Sequence[str]) -> tuple[tuple[str, ...], list[Path]]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from metarl.agents import group, population
 from metarl.agents.agent import AgentState
 from metarl.bench import parts as bench_parts
+from metarl.bench.cache import preparing
 from metarl.bench.measure import Compiled, Prepare, Subject
 from metarl.bench.parts import Parts, compile_program
 from metarl.config import BenchConfig
@@ -38,8 +39,7 @@ def agent_update(config: BenchConfig) -> Iterator[Subject]:
             agent, meta_params, agents, rollouts, keys, chunk=config.population.chunk
         )
 
-    rollouts = bench_parts.one_rollout_each(parts)
-    keys = jax.random.split(jax.random.key(3), parts.groups)
+    rollouts, keys = bench_parts.update_inputs(parts)
     agents, meta_params = parts.population.agents, parts.meta.params
     program, compiled = compile_program(update, meta_params, agents, rollouts, keys)
 
@@ -64,15 +64,14 @@ def agent_update_loop(config: BenchConfig) -> Iterator[Subject]:
         return agents, record.metrics
 
     meta_params = parts.meta.params
-    states = bench_parts.unstack(parts.population.agents, parts.groups)
-    rollouts = bench_parts.unstack(bench_parts.one_rollout_each(parts), parts.groups)
-    keys = list(jax.random.split(jax.random.key(3), parts.groups))
-    program, compiled = compile_program(
-        update, meta_params, states[0], rollouts[0], keys[0]
-    )
+    inputs = bench_parts.update_inputs(parts)
+    with preparing(config):
+        states = bench_parts.unstack(parts.population.agents, parts.groups)
+        each = bench_parts.unstack(inputs, parts.groups)
+    program, compiled = compile_program(update, meta_params, states[0], *each[0])
 
     def call() -> None:
-        for i, (rollout, key) in enumerate(zip(rollouts, keys, strict=True)):
+        for i, (rollout, key) in enumerate(each):
             states[i], _ = program(meta_params, states[i], rollout, key)
         jax.block_until_ready(states)
 
@@ -101,10 +100,12 @@ def meta_step_plain(config: BenchConfig) -> Iterator[Subject]:
 def meta_step_loop(config: BenchConfig) -> Iterator[Subject]:
     """The agents in a Python loop: the gradient of one group, G times."""
     parts = bench_parts.build(config)
-    windows = [
-        jax.tree.map(lambda x: x[None], window)
-        for window in bench_parts.unstack(bench_parts.window(parts), parts.groups)
-    ]
+    together = bench_parts.window(parts)
+    with preparing(config):
+        windows = [
+            jax.tree.map(lambda x: x[None], window)
+            for window in bench_parts.unstack(together, parts.groups)
+        ]
     yield _meta_subject(parts, windows)
 
 

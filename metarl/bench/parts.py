@@ -11,9 +11,11 @@ import time
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from metarl import experiment as experiments
 from metarl.bench import synthetic
+from metarl.bench.cache import preparing
 from metarl.bench.measure import Compiled, Value
 from metarl.config import BenchConfig
 from metarl.experiment import Experiment
@@ -58,12 +60,14 @@ class Parts:
 def build(config: BenchConfig) -> Parts:
     """Return the parts that ``config`` describes, with newborn agents."""
     experiment = experiments.build(config)
-    params = (
-        experiments.initial_meta_params(experiment, config)
-        if config.initial_rule is None
-        else jax.device_put(load_parent(config.initial_rule, config).meta_params)
-    )
-    meta, population = experiments.initial_state(experiment, config, params)
+    with preparing(config):
+        params = (
+            experiments.initial_meta_params(experiment, config)
+            if config.initial_rule is None
+            else jax.device_put(load_parent(config.initial_rule, config).meta_params)
+        )
+        meta, population = experiments.initial_state(experiment, config, params)
+        jax.block_until_ready((meta, population))
     return Parts(config, experiment, meta, population)
 
 
@@ -88,10 +92,11 @@ def program_memory(program: Any) -> dict[str, Value]:
     }
 
 
-def one_rollout_each(parts: Parts) -> Rollout:
-    """Return what one update of every agent learns from, ``[G, K, T, B]``."""
-    length = parts.config.population.rollout_length
-    return _collect(parts, [length])[0]
+def update_inputs(parts: Parts) -> tuple[Rollout, jax.Array]:
+    """Return what one update of every agent takes: ``[G, K, T, B]``, keys ``[G]``."""
+    with preparing(parts.config):
+        (rollouts,) = _collect(parts, [parts.config.population.rollout_length])
+        return rollouts, jax.random.split(jax.random.key(3), parts.groups)
 
 
 def window(parts: Parts) -> Window:
@@ -99,14 +104,17 @@ def window(parts: Parts) -> Window:
     config = parts.config
     updates, length = config.meta.inner_updates, config.population.rollout_length
     validation_length = length * config.meta.validation_rollouts
-    *rollouts, validation = _collect(parts, [length] * updates + [validation_length])
-    return Window(
-        agents=parts.population.agents,
-        values=parts.population.values,
-        rollouts=jax.tree.map(lambda *x: jax.numpy.stack(x, axis=1), *rollouts),
-        keys=jax.random.split(jax.random.key(4), (parts.groups, updates)),
-        validation=validation,
-    )
+    with preparing(config):
+        *rollouts, validation = _collect(
+            parts, [length] * updates + [validation_length]
+        )
+        return Window(
+            agents=parts.population.agents,
+            values=parts.population.values,
+            rollouts=jax.tree.map(lambda *x: jnp.stack(x, axis=1), *rollouts),
+            keys=jax.random.split(jax.random.key(4), (parts.groups, updates)),
+            validation=validation,
+        )
 
 
 def unstack(tree: Tree, groups: int) -> list[Tree]:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from metarl.bench.cache import preparing
 from metarl.bench.measure import Prepare, Subject
 from metarl.bench.parts import count
 from metarl.config import BenchConfig, TrainConfig
@@ -22,8 +23,12 @@ def train_step(config: BenchConfig) -> Iterator[Subject]:
         settings["run_dir"] = Path(folder) / "run"
         settings["tracking"]["wandb"] = "disabled"
         train = TrainConfig.model_validate(settings)
-        with MetaTraining(train, RunFolder.create(train)) as training:
-            training.begin()
+        with contextlib.ExitStack() as stack:
+            with preparing(config):
+                training = stack.enter_context(
+                    MetaTraining(train, RunFolder.create(train))
+                )
+                training.begin()
             yield _subject(config, training)
 
 

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from metarl import config_loader
+from metarl.bench import cache
 from metarl.bench.measure import Prepare, Record, measure
 from metarl.bench.plan import CASES
 from metarl.config import BenchConfig
 from metarl.console import say
 from metarl.errors import UserError
-
-CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
 
 def main(result: Path) -> int:
@@ -45,34 +44,14 @@ def main(result: Path) -> int:
 def run(name: str, config: BenchConfig) -> Record:
     """Return the record of one case, measured in this process."""
     case = CASES[name]
-    hits: list[str] = []
-    if case.uses_jax:
-        _start_jax(config, hits)
+    use = cache.start_jax(config) if case.uses_jax else None
     module = importlib.import_module(f"metarl.bench.{case.module}")
     prepare: Prepare = module.CASES[name]
     with prepare(config) as subject:
         record = measure(name, subject, config.bench, say=_say)
-    if case.uses_jax:
-        record["warm_cache"] = config.runtime.compilation_cache
-        record["programs_from_cache"] = len(hits)
+    if use is not None:
+        record |= {"warm_cache": use.is_warm, "programs_from_cache": use.hits}
     return record
-
-
-def _start_jax(config: BenchConfig, hits: list[str]) -> None:
-    """Apply the runtime section; ``hits`` grows with programs read from the cache."""
-    import jax
-
-    from metarl.runtime import configure
-
-    # Off means off, also where the environment names a cache for JAX.
-    jax.config.update("jax_enable_compilation_cache", config.runtime.compilation_cache)
-
-    def listen(event: str, **_: object) -> None:
-        if event == CACHE_HIT:
-            hits.append(event)
-
-    jax.monitoring.register_event_listener(listen)
-    configure(config.runtime)
 
 
 def _say(line: str) -> None:

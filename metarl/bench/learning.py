@@ -43,9 +43,10 @@ def agent_update(config: BenchConfig) -> Iterator[Subject]:
     agents, meta_params = parts.population.agents, parts.meta.params
     program, compiled = compile_program(update, meta_params, agents, rollouts, keys)
 
-    def call() -> None:
+    def call() -> AgentState:
         nonlocal agents
         agents, _ = jax.block_until_ready(program(meta_params, agents, rollouts, keys))
+        return agents
 
     yield _update_subject(parts, call, compiled, program)
 
@@ -70,10 +71,10 @@ def agent_update_loop(config: BenchConfig) -> Iterator[Subject]:
         each = bench_parts.unstack(inputs, parts.groups)
     program, compiled = compile_program(update, meta_params, states[0], *each[0])
 
-    def call() -> None:
+    def call() -> list[AgentState]:
         for i, (rollout, key) in enumerate(each):
             states[i], _ = program(meta_params, states[i], rollout, key)
-        jax.block_until_ready(states)
+        return jax.block_until_ready(states)
 
     yield _update_subject(parts, call, compiled, program)
 
@@ -106,6 +107,7 @@ def meta_step_loop(config: BenchConfig) -> Iterator[Subject]:
             jax.tree.map(lambda x: x[None], window)
             for window in bench_parts.unstack(together, parts.groups)
         ]
+    del together  # its arrays are in the windows
     yield _meta_subject(parts, windows)
 
 
@@ -132,11 +134,12 @@ def _meta_subject(parts: Parts, windows: list[Window]) -> Subject:
         update, meta, [gradient.out_info[0]] * len(windows)
     )
 
-    def call() -> None:
+    def call() -> trainer.MetaState:
         nonlocal meta
         results = [gradient(meta.params, window) for window in windows]
         meta, _ = update_program(meta, [grads for grads, *_ in results])
         jax.block_until_ready((meta, results))
+        return meta
 
     config = parts.config
     length = config.population.rollout_length

@@ -231,6 +231,7 @@ def test_an_interrupt_is_reported_without_a_traceback(monkeypatch, capsys):
         [],
         ["train"],
         ["evaluate"],
+        ["bench"],
         ["games"],
         ["config"],
         ["rules"],

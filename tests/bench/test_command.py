@@ -1,0 +1,177 @@
+"""`metarl bench` as a program: its lines, its processes, its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny_run
+
+from metarl.bench import command
+from metarl.bench.run import CaseFailed
+from metarl.errors import UserError
+
+BENCH = [sys.executable, "-m", "metarl", "bench"]
+KEYS = [
+    "case",
+    "step_median_s",
+    "step_p10_s",
+    "step_p90_s",
+    "compile_s",
+    "env_steps_per_s",
+    "peak_rss_bytes",
+]
+
+
+def bench(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*BENCH, *words, *tiny_run.OVERRIDES, "bench.repeats=3"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace the processes by one that records what is measured."""
+    names: list[str] = []
+
+    def measure_apart(name: str, config: object) -> dict[str, object]:
+        names.append(name)
+        if name == "meta-step-plain":
+            raise CaseFailed(f"{name}: its process was killed")
+        return dict.fromkeys(KEYS, 1.0) | {"case": name, "inner_updates": 2}
+
+    monkeypatch.setattr(command, "measure_apart", measure_apart)
+    return names
+
+
+# --- As a program -----------------------------------------------------------------
+
+
+def test_json_is_one_flat_object_per_case_and_line() -> None:
+    done = bench("act", "--json")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [record["case"] for record in records] == ["act", "env", "forward"]
+    for record in records:
+        assert list(record)[:7] == KEYS
+        assert all(not isinstance(value, dict | list) for value in record.values())
+        low, median, high = (record[f"step_{k}_s"] for k in ("p10", "median", "p90"))
+        assert 0 < low <= median <= high
+        # Eight environments of two agents.
+        assert record["env_steps_per_s"] == pytest.approx(8 / median)
+        assert (record["agents"], record["repeats"]) == (2, 3)
+        assert 50e6 < record["peak_rss_bytes"] < 2e9
+        assert "device_memory_bytes" not in record  # CPU
+    act, env, forward = records
+    assert env["compile_s"] == 0
+    assert min(act["compile_s"], forward["trace_s"], forward["xla_s"]) > 0
+    assert (forward["warm_cache"], forward["programs_from_cache"]) == (False, 0)
+    # Each has a process of its own: stepping alone holds no programs.
+    assert env["peak_rss_bytes"] < act["peak_rss_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["mete-step"], "metarl: bench: unknown case 'mete-step'; did you mean 'meta"),
+        (["act", "bench.repeats=0"], "metarl: bench.repeats=0: must be greater than 0"),
+        (["env", "forward"], "metarl: bench: one case at a time, not env and forward"),
+        (["act", "--jsno"], "metarl: unknown option --jsno; did you mean '--json'?"),
+        # Known to the process of the case alone.
+        (
+            ["forward", "update_rule={kind: actor_critic}"],
+            "metarl: update_rule.kind=actor_critic: a hand-written rule has no meta-p",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(words: list[str], line: str) -> None:
+    done = subprocess.run(
+        [*BENCH, *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    mistakes = [x for x in done.stderr.splitlines() if x.startswith("metarl:")]
+    assert len(mistakes) == 1
+    assert mistakes[0].startswith(line)
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_the_process_of_the_case_too() -> None:
+    with subprocess.Popen(
+        [*BENCH, "env", *tiny_run.OVERRIDES, "bench.seconds=300"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            assert any("timing" in line for line in process.stderr)
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            (child,) = children.read_text().split()
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert errors == "metarl: interrupted\n"
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_a_case_does_not_outlive_its_parent(tmp_path: Path) -> None:
+    config = command.load_config([], [*tiny_run.OVERRIDES, "bench.seconds=300"])
+    job = {"case": "env", "config": config.model_dump(mode="json")}
+    worker = [sys.executable, "-m", "metarl.bench.worker", str(tmp_path / "result")]
+    with subprocess.Popen(worker, stdin=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(job) + "\n")
+        process.stdin.flush()
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.stdin.close()
+        assert process.wait(timeout=30) == 1
+    assert os.listdir(tmp_path) == []
+
+
+# --- In this process --------------------------------------------------------------
+
+
+def test_a_comparator_that_fails_leaves_the_others(
+    measured: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [*tiny_run.OVERRIDES]
+    assert command.main(["meta-step"], overrides, as_json=True) == 0
+    out, errors = capsys.readouterr()
+    shown = [json.loads(line)["case"] for line in out.splitlines()]
+    assert shown == ["meta-step", "agent-update", "meta-step-loop"]
+    assert "bench: meta-step-plain: its process was killed" in errors
+    # Asked for, it is a failure.
+    assert command.main(["meta-step-plain"], overrides) == 1
+
+
+def test_without_words_all_cases_are_measured_on_catch(measured: list[str]) -> None:
+    config = command.load_config([], [])
+    assert config.environment.suite == "catch_5x5"
+    assert command.main([], [*tiny_run.OVERRIDES], as_json=True) == 0
+    assert measured[:3] == ["env", "env-pool", "act"]
+    assert len(measured) == 10
+
+
+def test_the_suite_by_default_gives_way_to_games() -> None:
+    config = command.load_config([], ["environment.games=[Pong-v5]"])
+    assert (config.environment.suite, config.environment.games) == (None, ("Pong-v5",))
+
+
+def test_a_warm_cache_needs_a_cache() -> None:
+    assert command.load_config([], [], warm_cache=True).bench.warm_cache
+    assert not command.load_config([], []).bench.warm_cache
+    with pytest.raises(UserError, match=r"bench\.warm_cache=true: there is no cache"):
+        command.load_config([], ["runtime.compilation_cache=false"], warm_cache=True)

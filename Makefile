@@ -12,7 +12,7 @@ RUN := .venv/bin/python
 STAMP := .venv/.installed
 LOCKS := $(foreach version,3.11 3.12 3.13,requirements/py$(version).txt)
 
-.PHONY: quickstart test test-slow lint lock clean
+.PHONY: quickstart test test-slow bench lint lock clean
 
 quickstart: $(STAMP)
 	$(RUN) -m metarl quickstart
@@ -22,6 +22,11 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations 10 -m slow $(ARGS)
+
+# make bench ARGS='act configs/bench_atari.yaml' measures something else.
+bench: ARGS ?= meta-step configs/bench_catch_notebook.yaml
+bench: $(STAMP)
+	$(RUN) -m metarl bench $(ARGS)
 
 lint: $(STAMP)
 	$(RUN) -m ruff check .

@@ -44,7 +44,7 @@ def main(
     Raises:
       UserError: there is no such case, or the configuration does not fit.
     """
-    asked, files = _split(words)
+    asked, files = split(words)
     config = load_config(files, overrides, warm_cache=warm_cache)
     tasks = resolve_environment(config.environment)
     agents = config.population.num_agents or len(tasks)
@@ -90,8 +90,12 @@ def load_config(
     return config
 
 
-def _split(words: Sequence[str]) -> tuple[tuple[str, ...], list[Path]]:
-    """Return the cases asked for, and the configuration files."""
+def split(words: Sequence[str]) -> tuple[tuple[str, ...], list[Path]]:
+    """Return the cases asked for, and the configuration files.
+
+    Raises:
+      UserError: there is no such case, or there are two.
+    """
     is_file = [word.endswith((".yaml", ".yml")) for word in words]
     names = [word for word, file in zip(words, is_file, strict=True) if not file]
     if len(names) > 1:

@@ -17,6 +17,7 @@ from metarl.bench import command
 from metarl.bench.run import CaseFailed
 from metarl.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 BENCH = [sys.executable, "-m", "metarl", "bench"]
 KEYS = [
     "case",
@@ -72,6 +73,9 @@ def test_json_is_one_flat_object_per_case_and_line() -> None:
         assert (record["agents"], record["repeats"]) == (2, 3)
         assert 50e6 < record["peak_rss_bytes"] < 2e9
         assert "device_memory_bytes" not in record  # CPU
+    documented = (ROOT / "docs" / "metrics.md").read_text()
+    keys = {key for record in records for key in record}
+    assert [key for key in keys if f"`{key}`" not in documented] == []
     act, env, forward = records
     assert env["compile_s"] == 0
     assert min(act["compile_s"], forward["trace_s"], forward["xla_s"]) > 0

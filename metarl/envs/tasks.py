@@ -45,12 +45,15 @@ class PoolSpec:
         ``bool`` for one-hot codes; ``float32`` for everything else.
       num_actions: how many actions there are.
       action_meanings: a name for each, by which games can be compared.
+      frame_stack: how many frames lie behind one another on an observation's last
+        axis, oldest first; None where observations are no frames.
     """
 
     observation_shape: tuple[int, ...]
     observation_dtype: np.dtype[np.generic]
     num_actions: int
     action_meanings: tuple[str, ...]
+    frame_stack: int | None = None
 
 
 def apply_protocol(config: EnvironmentConfig) -> EnvironmentConfig:
@@ -99,7 +102,8 @@ def pool_spec(task: Task, config: EnvironmentConfig) -> PoolSpec:
         shape = (cells * sum(MINIGRID_CODES) + MINIGRID_DIRECTIONS,)
         dtype = np.dtype(np.bool_)
     meanings = suites.action_meanings(name, full=config.atari.full_action_set)
-    return PoolSpec(shape, dtype, len(meanings), meanings)
+    stack = config.atari.frame_stack if family == "atari" else None
+    return PoolSpec(shape, dtype, len(meanings), meanings, stack)
 
 
 def envpool_options(task: Task, config: EnvironmentConfig) -> dict[str, int | float]:

@@ -73,6 +73,14 @@ def _cells_per_call(cells: Sequence[Cell]) -> int:
     return 1 if jax.default_backend() == "cpu" else len(cells)
 
 
+def _stack(members: Sequence[Rollout]) -> Rollout:
+    """Return rollouts ``[T, B]`` as ``[c, 1, T, B]``; of one, without a copy."""
+    stacked: Rollout = jax.tree.map(
+        lambda *x: (np.stack(x) if len(x) > 1 else x[0][None])[:, None], *members
+    )
+    return stacked
+
+
 class CellRun:
     """Where one cell stands: its episodes, its curve, and its result at the end."""
 
@@ -166,7 +174,9 @@ class BatchRun:
         )
         capacity = self.settings.replay.capacity
         self._replays = [
-            Replay(capacity, seed=cell.base_seed) for cell in cells if capacity
+            Replay(capacity, seed=cell.base_seed, frame_stack=spec.frame_stack)
+            for cell in cells
+            if capacity
         ]
         self._iterations = self._updates = 0
         self._update_time = 0.0
@@ -213,9 +223,10 @@ class BatchRun:
         """
         self._iterations += 1
         act_keys, update_keys = _keys(self._keys, np.uint32(self._iterations))
-        self._rollout = self._actor.collect(
-            self._states, self.settings.rollout_length, act_keys
-        )
+        # A replay is on the host: its rollouts need not be on the device before.
+        actor = self._actor
+        collect = actor.collect_on_host if self._replays else actor.collect
+        self._rollout = collect(self._states, self.settings.rollout_length, act_keys)
         start = time.perf_counter()
         rollouts = self._batches(self._rollout)
         if rollouts is None:
@@ -239,9 +250,8 @@ class BatchRun:
         if not self._replays:
             acted: list[Rollout] = split_groups(rollout, self._sizes)
             return acted
-        on_host = jax.device_get(rollout)
         for i, replay in enumerate(self._replays):
-            replay.add(jax.tree.map(lambda x, i=i: x[i, 0], on_host))
+            replay.add(jax.tree.map(lambda x, i=i: x[i, 0], rollout))
         replay_config = self.settings.replay
         batch = replay_config.ratio * self.settings.environment.num_envs
         if len(self._replays[0]) < min(batch, replay_config.capacity):
@@ -249,12 +259,7 @@ class BatchRun:
         drawn = [replay.sample(batch) for replay in self._replays]
         starts = range(0, len(drawn), self._chunk)
         chunks = [drawn[start : start + self._chunk] for start in starts]
-        stacked: list[Rollout] = jax.device_put(
-            [
-                jax.tree.map(lambda *x: np.stack(x)[:, None], *members)
-                for members in chunks
-            ]
-        )
+        stacked: list[Rollout] = jax.device_put([_stack(c) for c in chunks])
         return stacked
 
     def _record(

@@ -8,7 +8,6 @@ import `meta`.
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,6 +22,7 @@ from metarl.config import EnvironmentConfig
 from metarl.envs.pool import Episodes, PoolState, Step
 from metarl.envs.pools import make_pools, pool_seed, restore_pools
 from metarl.envs.tasks import Task
+from metarl.rollout.memory import empty_for_device
 from metarl.types import Rollout, Transitions
 
 _NO_EPISODES = Episodes(np.zeros(0), np.zeros(0, np.int64))
@@ -152,6 +152,8 @@ class Actor:
     ) -> Rollout:
         """Act for ``length`` steps.
 
+        On CPU the device reads the host's memory, which nobody writes to any more.
+
         Args:
           agents: ``[G, K]``, or the chunks of that; they act with the parameters
             they have.
@@ -161,6 +163,19 @@ class Actor:
         Returns:
           A rollout ``[G, K, T, B]`` on the device.
         """
+        on_host = self.collect_on_host(agents, length, key)
+        start = time.perf_counter()
+        rollout = jax.block_until_ready(jax.device_put(on_host))
+        self._times["transfer"] += time.perf_counter() - start
+        return rollout
+
+    def collect_on_host(
+        self,
+        agents: AgentState | list[AgentState],
+        length: int,
+        key: jax.Array,
+    ) -> Rollout:
+        """Return what `collect` does, in NumPy arrays, for a replay."""
         self._begin_epochs()
         groups, peers, _ = self.shape
         chunks: list[AgentState] = (
@@ -185,10 +200,7 @@ class Actor:
                         self._receive(buffers, members, t - 1)
                     self._act(buffers, members, t, (chunk, chunk_keys, steps[t]))
             self._receive(buffers, range(groups), length - 1)
-        start = time.perf_counter()
-        rollout: Rollout = jax.block_until_ready(_rollout(buffers))
-        self._times["transfer"] += time.perf_counter() - start
-        return rollout
+        return _rollout(buffers)
 
     @property
     def num_pools(self) -> int:
@@ -296,7 +308,7 @@ class Actor:
     ) -> None:
         start = time.perf_counter()
         agents, keys, step = chunk
-        # On CPU the device reads this memory itself: see `_empty`.
+        # On CPU the device reads this memory itself: see `empty_for_device`.
         seen = buffers["observations"][groups.start : groups.stop, :, t]
         actions, logits = jax.device_get(
             _act(self._agent, agents, jax.device_put(seen), keys, step)
@@ -323,7 +335,7 @@ class Actor:
         spec, lead = self._pools[0].spec, (*self.shape[:2], length, self.shape[2])
         observations = (*self.shape[:2], length + 1, self.shape[2])
         return {
-            "observations": _empty(
+            "observations": empty_for_device(
                 (*observations, *spec.observation_shape), spec.observation_dtype
             ),
             "actions": np.empty(lead, np.int32),
@@ -346,19 +358,6 @@ def _policy(agents: AgentState) -> AgentState:
     )
 
 
-_ALIGNMENT = 64
-"""Bytes to whose multiples an array must be aligned for XLA on CPU to use it as it is,
-where `device_put` would otherwise copy it; faster or slower, the bits are the same."""
-
-
-def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return an array that a CPU device reads in place."""
-    size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
-    offset = -memory.ctypes.data % _ALIGNMENT
-    return memory[offset : offset + size].view(dtype).reshape(shape)
-
-
 def _join(first: Episodes, then: Episodes) -> Episodes:
     return Episodes(
         returns=np.concatenate([first.returns, then.returns]),
@@ -367,21 +366,19 @@ def _join(first: Episodes, then: Episodes) -> Episodes:
 
 
 def _rollout(buffers: dict[str, npt.NDArray[Any]]) -> Rollout:
-    """Put the buffers on the device, in one transfer."""
+    """Return the buffers with what follows from them."""
     returns, valid = buffers.pop("raw_rewards").sum(axis=2), buffers["valid"]
-    on_device = jax.device_put(
-        {
-            **buffers,
-            "learn": np.ones(valid.shape, np.float32),
-            "own": np.ones(valid.shape, np.bool_),
-            "returns": returns,
-            "success": returns > 0,
-            "env_steps": valid.sum(axis=(2, 3), dtype=np.int32),
-        }
-    )
-    transitions = {
-        field.name: on_device.pop(field.name)
-        for field in dataclasses.fields(Transitions)
-        if field.name in on_device
+    fields: dict[str, Any] = {
+        **buffers,
+        "learn": np.ones(valid.shape, np.float32),
+        "own": np.ones(valid.shape, np.bool_),
+        "returns": returns,
+        "success": returns > 0,
+        "env_steps": valid.sum(axis=(2, 3), dtype=np.int32),
     }
-    return Rollout(transitions=Transitions(**transitions), **on_device)
+    transitions = {
+        field.name: fields.pop(field.name)
+        for field in dataclasses.fields(Transitions)
+        if field.name in fields
+    }
+    return Rollout(transitions=Transitions(**transitions), **fields)

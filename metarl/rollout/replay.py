@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from metarl.rollout.frames import FrameStore
 from metarl.types import Rollout
 
 Array = npt.NDArray[Any]
@@ -26,23 +27,29 @@ Array = npt.NDArray[Any]
 class Replay:
     """Keeps the newest ``capacity`` trajectories of one agent and draws batches.
 
-    Arrays keep their dtype (uint8 frames stay uint8), and memory is taken once, when
-    the first trajectory comes.
+    Arrays keep their dtype (uint8 frames stay uint8). Each frame of stacked
+    observations is kept once; the memory of all else is taken once, when the first
+    trajectory comes.
     """
 
-    def __init__(self, capacity: int, *, seed: int) -> None:
+    def __init__(
+        self, capacity: int, *, seed: int, frame_stack: int | None = None
+    ) -> None:
         """Make an empty replay.
 
         Args:
           capacity: trajectories kept, at least 1.
           seed: decides every draw, together with the number of trajectories added.
+          frame_stack: how many frames lie behind one another on an observation's last
+            axis (`PoolSpec.frame_stack`); None: observations are kept as they are.
         """
         if capacity < 1:
             raise ValueError(f"capacity: {capacity} (allowed: at least 1)")
         self.capacity = capacity
         self._rng = np.random.default_rng(seed)
-        self._leaves: list[Array] = []  # each [capacity, T or T + 1, ...]
-        self._structure: jax.tree_util.PyTreeDef | None = None
+        self._frames = None if frame_stack is None else FrameStore(frame_stack)
+        # Each array [capacity, T or T + 1, ...]; slots in place of stacked frames.
+        self._kept: Rollout | None = None
         self._added = 0
         self._new_env_steps = 0
 
@@ -52,8 +59,9 @@ class Replay:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays."""
-        return sum(leaf.nbytes for leaf in self._leaves)
+        """Memory of all that is kept, frames and what they are found by included."""
+        kept = sum(leaf.nbytes for leaf in jax.tree.leaves(self._kept))
+        return kept + (0 if self._frames is None else self._frames.nbytes)
 
     def add(self, rollout: Rollout) -> None:
         """Put in the B trajectories of ``rollout [T, B]``, in order.
@@ -61,18 +69,26 @@ class Replay:
         Args:
           rollout: NumPy arrays; copied.
         """
-        columns, self._structure = jax.tree.flatten(_swap_axes(rollout))
-        if not self._leaves:
-            self._leaves = [
-                np.empty((self.capacity, *column.shape[1:]), column.dtype)
-                for column in columns
-            ]
-        count = columns[0].shape[0]
-        kept = min(count, self.capacity)  # the others would be overwritten at once
-        slots = (self._added + np.arange(count - kept, count)) % self.capacity
-        for leaf, column in zip(self._leaves, columns, strict=True):
-            leaf[slots] = column[count - kept :]
+        count = rollout.returns.shape[0]
+        first = max(0, count - self.capacity)  # those before are overwritten at once
+        new = jax.tree.map(lambda x: x[first:], _swap_axes(rollout))
+        places = (self._added + np.arange(first, count)) % self.capacity
+        if self._frames is not None:
+            new = self._keep_frames(self._frames, new, places)
+        if self._kept is None:
+            self._kept = jax.tree.map(
+                lambda x: np.empty((self.capacity, *x.shape[1:]), x.dtype), new
+            )
+        for leaf, column in zip(
+            jax.tree.leaves(self._kept), jax.tree.leaves(new), strict=True
+        ):
+            leaf[places] = column
         self._added += count
+        if self._frames is not None:
+            moved_to = self._frames.compact()
+            if moved_to is not None:
+                slots = np.asarray(self._kept.observations)[: len(self)]
+                slots[...] = moved_to[slots]
         self._new_env_steps += int(rollout.env_steps)
 
     def sample(self, batch: int) -> Rollout:
@@ -82,12 +98,32 @@ class Replay:
         what is there. `env_steps` counts those of all that was added since the last
         sample: an agent's age goes by what it acted, not by what it replays.
         """
-        if self._structure is None:
+        if self._kept is None:
             raise ValueError("sample: nothing was added yet")
         index = self._rng.integers(len(self), size=batch)
-        columns = [leaf[index] for leaf in self._leaves]
+        drawn: Rollout = jax.tree.map(lambda x: x[index], self._kept)
         env_steps, self._new_env_steps = np.int32(self._new_env_steps), 0
-        return _swap_axes(jax.tree.unflatten(self._structure, columns), env_steps)
+        sample = _swap_axes(drawn, env_steps)
+        if self._frames is None:
+            return sample
+        observations: Any = self._frames.stacked(np.asarray(drawn.observations))
+        return dataclasses.replace(sample, observations=observations)
+
+    def _keep_frames(
+        self, frames: FrameStore, new: Rollout, places: npt.NDArray[np.int64]
+    ) -> Rollout:
+        """Return ``new [B, T]`` with slots for observations, forgetting the old ones.
+
+        Args:
+          frames: where they are kept.
+          new: trajectories.
+          places: where they will stand.
+        """
+        if self._kept is not None:
+            taken = places[places < len(self)]
+            frames.release(np.asarray(self._kept.observations)[taken])
+        slots: Any = frames.put(np.asarray(new.observations))
+        return dataclasses.replace(new, observations=slots)
 
 
 def _swap_axes(rollout: Rollout, env_steps: Any = None) -> Rollout:

@@ -17,6 +17,7 @@ from metarl.config import (
 from metarl.envs.tasks import resolve_environment
 from metarl.rollout import actor as actors
 from metarl.rollout.actor import Actor, split_groups
+from metarl.rollout.memory import empty_for_device
 from metarl.rules import make_rule
 
 ENVIRONMENT = EnvironmentConfig(suite="catch_5x5", num_envs=4)
@@ -196,7 +197,7 @@ def test_later_rollouts_leave_earlier_ones_alone():
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.bool_])
 def test_a_cpu_device_reads_the_hosts_memory(dtype: type):
     for size in (1, 7, 4096):
-        array = actors._empty((size, 3), np.dtype(dtype))
+        array = empty_for_device((size, 3), np.dtype(dtype))
         assert (array.shape, array.dtype) == ((size, 3), dtype)
         on_device = jax.device_put(array)
         assert on_device.unsafe_buffer_pointer() == array.ctypes.data

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import envpool
@@ -24,8 +24,7 @@ KEYS = 64
 """PRNG keys that acting takes in turn, made beforehand."""
 
 
-@contextlib.contextmanager
-def env(config: BenchConfig) -> Iterator[Subject]:
+def env(config: BenchConfig) -> contextlib.AbstractContextManager[Subject]:
     """EnvPool alone: all pools step at the same time, with constant actions."""
     pools = [
         envpool.make(
@@ -39,46 +38,12 @@ def env(config: BenchConfig) -> Iterator[Subject]:
         )
         for pool in _pools(config)
     ]
-    actions = np.zeros(config.environment.num_envs, np.int32)
-    for pool in pools:
-        pool.reset()
-
-    def steps() -> None:
-        for _ in range(config.population.rollout_length):
-            for pool in pools:
-                pool.send(actions)
-            for pool in pools:
-                pool.recv()
-
-    try:
-        yield _stepping(config, steps)
-    finally:
-        for pool in pools:
-            pool.close()
+    return _stepping(config, pools)
 
 
-@contextlib.contextmanager
-def env_pool(config: BenchConfig) -> Iterator[Subject]:
+def env_pool(config: BenchConfig) -> contextlib.AbstractContextManager[Subject]:
     """The same through the adapter, which makes transitions of it."""
-    pools = _pools(config)
-    actions = np.zeros(config.environment.num_envs, np.int32)
-    for pool in pools:
-        pool.reset()
-
-    def steps() -> None:
-        for _ in range(config.population.rollout_length):
-            for pool in pools:
-                pool.send(actions)
-            for pool in pools:
-                pool.recv()
-        for pool in pools:
-            pool.drain_episodes()
-
-    try:
-        yield _stepping(config, steps)
-    finally:
-        for pool in pools:
-            pool.close()
+    return _stepping(config, _pools(config))
 
 
 @contextlib.contextmanager
@@ -183,14 +148,30 @@ def _pools(config: BenchConfig) -> tuple[Pool, ...]:
     return make_pools(tasks, config.environment, seeds=seeds)
 
 
-def _stepping(config: BenchConfig, steps: Callable[[], object]) -> Subject:
-    games = dict.fromkeys(task.game.task_id for task in _tasks(config))
+@contextlib.contextmanager
+def _stepping(config: BenchConfig, pools: Sequence[Any]) -> Iterator[Subject]:
+    """Step ``pools``, EnvPool's or ours, which have the same methods."""
+    tasks, actions = _tasks(config), np.zeros(config.environment.num_envs, np.int32)
+    for pool in pools:
+        pool.reset()
+
+    def steps() -> None:
+        for _ in range(config.population.rollout_length):
+            for pool in pools:
+                pool.send(actions)
+            for pool in pools:
+                pool.recv()
+
     facts: dict[str, Value] = {
-        "games": ",".join(games),
-        "agents": len(_tasks(config)),
+        "games": ",".join(dict.fromkeys(task.game.task_id for task in tasks)),
+        "agents": len(tasks),
         "num_envs": config.environment.num_envs,
     }
-    return _acting(config, steps, compiles=False, facts=facts)
+    try:
+        yield _acting(config, steps, compiles=False, facts=facts)
+    finally:
+        for pool in pools:
+            pool.close()
 
 
 def _acting(

@@ -103,7 +103,7 @@ def _notes(by_name: Mapping[str, Record]) -> list[str]:
     facts = next((r for r in compiled if "parameters" in r), None)
     if facts is not None:
         notes.append(
-            f"{facts['agents']} agents of {_number(facts, 'parameters'):,.0f} "
+            f"agents={facts['agents']} of {_number(facts, 'parameters'):,.0f} "
             f"parameters, rule of {_number(facts, 'meta_parameters'):,.0f}; "
             f"T={facts['rollout_length']} B={facts['num_envs']} "
             f"chunk={facts['chunk']} games={facts['games']}"

@@ -37,6 +37,8 @@ def _subject(config: BenchConfig, training: MetaTraining) -> Subject:
     length, meta = config.population.rollout_length, config.meta
     rollouts = meta.inner_updates + meta.validation_rollouts
     agents = training.population.agents
+    # A call waits for what training waits for: where a meta-step overlaps with the one
+    # before, so it does here, and the median is that of steps in a row.
     return Subject(
         training.meta_step,
         env_steps=groups * config.environment.num_envs * length * rollouts,

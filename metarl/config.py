@@ -274,14 +274,20 @@ class MetaOptimizerConfig(Model):
     eps: Positive = 1e-8
 
 
+Acting = Literal["current", "lagged", "initial"]
+"""Which parameters act for the rollouts of a meta-step."""
+
+
 class MetaConfig(Model):
     """How the rule is meta-trained."""
 
     inner_updates: PositiveInt = 2
     """N: agent updates that each meta-gradient goes back through (N 20; REF 2)."""
-    acting: Literal["current", "initial"] = "current"
-    """Whether each rollout is acted with the parameters just updated, or all of a
-    meta-step's with those at its start (REF)."""
+    acting: Acting = "current"
+    """Whether each rollout is acted with the parameters just updated (`current`), with
+    those one update before, so that it can be acted while that update is computed
+    (`lagged`; importance weights correct for it), or all of a meta-step's with those at
+    its start (`initial`, REF)."""
     validation_rollouts: PositiveInt = 2
     """Length of the validation rollout, in rollouts (REF 2)."""
     remat: bool = True
@@ -308,6 +314,10 @@ class PopulationConfig(Model):
     chunk: PositiveInt = 1
     """Agents that one device call acts for or updates together (vmap); the others
     follow one after another. Results do not depend on it but for rounding."""
+    overlap: Literal["auto", "always", "never"] = "auto"
+    """Let agents act, in a thread, while updates and meta-gradients are computed,
+    wherever `meta.acting` lets that change no result; takes the memory of two more
+    rollouts. `auto`: where the device is not the CPU, which has no time to spare."""
 
 
 class CheckpointConfig(Model):

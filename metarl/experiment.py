@@ -11,6 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metarl.agents import population as agents_population
 from metarl.agents.agent import Agent
@@ -108,7 +109,7 @@ def initial_state(
 
 def newborn(experiment: Experiment, config: TrainConfig, meta_step: int) -> Population:
     """Return new agents for all groups, for those whose lifetime ends here."""
-    return _newborn(experiment, jax.random.fold_in(_key(config, 4), meta_step))
+    return _newborn(experiment, _step_key(config, 4, meta_step))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -138,7 +139,20 @@ def reborn(population: Population, newborn: Population, ended: jax.Array) -> Pop
 
 def meta_step_key(config: TrainConfig, meta_step: int) -> jax.Array:
     """Return the key of one meta-step: no PRNG state needs to be kept."""
-    return jax.random.fold_in(_key(config, 3), meta_step)
+    return _step_key(config, 3, meta_step)
+
+
+def _step_key(config: TrainConfig, purpose: int, meta_step: int) -> jax.Array:
+    path = np.array([purpose, meta_step], np.uint32)
+    return _fold_in(config.seed, jax.device_put(path))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _fold_in(seed: int, path: jax.Array) -> jax.Array:
+    key = jax.random.key(seed)
+    for i in range(path.shape[0]):
+        key = jax.random.fold_in(key, path[i])
+    return key
 
 
 def _key(config: TrainConfig, purpose: int) -> jax.Array:

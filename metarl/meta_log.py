@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
 
 from metarl.console import format_duration, say
+from metarl.envs.pool import Episodes
 from metarl.envs.suites import human_normalized_score
 from metarl.experiment import Experiment
 from metarl.rollout.actor import Actor
@@ -42,12 +43,17 @@ class MetaLog:
         self._times[stage] += time.perf_counter() - start
 
     def row(
-        self, metrics: Mapping[str, np.ndarray], *, env_steps: int
+        self,
+        metrics: Mapping[str, np.ndarray],
+        episodes: Sequence[Sequence[Episodes]],
+        *,
+        env_steps: int,
     ) -> dict[str, float]:
         """Return a row by the names of `docs/metrics.md`.
 
         Args:
           metrics: of one meta-step, on the host; of all groups, or scalars.
+          episodes: that finished since the row before, ``[G][K]``.
           env_steps: so far.
         """
         row: dict[str, float] = {}
@@ -57,20 +63,18 @@ class MetaLog:
                 row[f"meta/{name}"] = mean
                 continue
             row[logged_name(name.removeprefix("inner/"))] = mean
-        row |= self._agents() | self._speed(env_steps)
+        row |= self._agents(episodes) | self._speed(env_steps)
         self.newest = row | {"global_step": float(env_steps)}
         return row
 
-    def _agents(self) -> dict[str, float]:
-        """Return what the episodes that finished since the last row were worth."""
+    def _agents(self, episodes: Sequence[Sequence[Episodes]]) -> dict[str, float]:
+        """Return what the finished episodes were worth."""
         finished: dict[str, list[np.ndarray]] = {}
         lengths: list[np.ndarray] = []
-        for task, peers in zip(
-            self._experiment.tasks, self._actor.drain_episodes(), strict=True
-        ):
-            for episodes in peers:
-                finished.setdefault(task.game.task_id, []).append(episodes.returns)
-                lengths.append(episodes.lengths)
+        for task, peers in zip(self._experiment.tasks, episodes, strict=True):
+            for of_agent in peers:
+                finished.setdefault(task.game.task_id, []).append(of_agent.returns)
+                lengths.append(of_agent.lengths)
         row: dict[str, float] = {}
         for game, returns in finished.items():
             together = np.concatenate(returns)

@@ -32,6 +32,7 @@ from metarl.meta.objective import ValueState
 from metarl.numerics import global_norm
 from metarl.provenance import git_commit
 from metarl.rollout.actor import POOL_KEYS, Actor
+from metarl.rollout.ahead import RolloutQueue
 from metarl.rules.base import Metrics
 from metarl.run_folder import RunFolder, describe_machine, load_parent
 from metarl.stop_signals import stop_signals
@@ -113,6 +114,12 @@ class MetaTraining:
             seeds=[config.seed] * len(self.experiment.tasks),
             chunk=config.population.chunk,
         )
+        self.rollouts = RolloutQueue(
+            self.actor,
+            config.meta,
+            rollout_length=config.population.rollout_length,
+            in_thread=_overlaps(config.population.overlap),
+        )
         self.checkpoints = CheckpointStore(
             folder.checkpoints, keep=config.checkpoint.keep
         )
@@ -124,6 +131,7 @@ class MetaTraining:
 
     def __exit__(self, *_: object) -> None:
         """Free the environments and finish the last save."""
+        self.rollouts.close()
         self.actor.close()
         self.checkpoints.close()
 
@@ -170,17 +178,24 @@ class MetaTraining:
         Returns:
           The metrics of the estimator, each ``[G]``, and of the meta-update.
         """
-        key = experiments.meta_step_key(self.config, self.meta_steps)
+        key, next_key = (
+            experiments.meta_step_key(self.config, self.meta_steps + i) for i in (0, 1)
+        )
         self.population, grads, metrics = self.experiment.estimator(
             self.play, self.meta.params, self.population, key
         )
+        self.meta_steps += 1
+        # The meta-gradient is still being computed, and what follows needs it not.
+        self._end_lifetimes()
+        if self.meta_steps < self.config.meta_steps:
+            act_keys, _ = self._split(next_key)
+            agents = self.population.agents
+            self.rollouts.begin_ahead(agents, act_keys, drain=self._is_logged)
         with self.log.measure("meta"):
             self.meta, update_metrics = _meta_update(
                 self.config.meta.optimizer, self.meta, grads
             )
             jax.block_until_ready(self.meta)
-        self.meta_steps += 1
-        self._end_lifetimes()
         skipped = int(jax.device_get(self.meta.skipped_in_a_row))
         if skipped >= self.config.meta.max_skipped:
             self.failure = (
@@ -193,29 +208,22 @@ class MetaTraining:
         self, meta_params: Params, population: Population, key: jax.Array
     ) -> tuple[Population, jax.Array, Window]:
         """Act and update N times, then act for validation; see `estimators.Play`."""
-        meta, length = self.config.meta, self.config.population.rollout_length
         start = agents = population.agents
-        *keys, validation_key = jax.random.split(key, meta.inner_updates + 1)
-        update_keys, rollouts = [], []
-        for act_key, update_key in map(jax.random.split, keys):
-            actors = agents if meta.acting == "current" else start
-            rollout = self._collect(actors, length, act_key)
-            per_group = jax.random.split(update_key, len(self.experiment.tasks))
+        act_keys, update_keys = self._split(key)
+        acted = self.rollouts.begin(start, act_keys)
+        rollouts = []
+        for per_group in update_keys:
+            rollouts.append(self._count(acted.take()))
             with self.log.measure("learn"):
                 agents = jax.block_until_ready(
                     _update(
                         self.experiment.agent,
                         self.config.population.chunk,
-                        (meta_params, agents, rollout, per_group),
+                        (meta_params, agents, rollouts[-1], per_group),
                     )
                 )
-            rollouts.append(rollout)
-            update_keys.append(per_group)
-        validation = self._collect(
-            agents if meta.acting == "current" else start,
-            length * meta.validation_rollouts,
-            validation_key,
-        )
+            acted.updated(agents)
+        validation = self._count(acted.take())
         # What acting cost belongs to the agents; validation steps are lived too.
         agents = dataclasses.replace(
             agents, env_steps=agents.env_steps + _steps_per_group(validation)
@@ -253,10 +261,18 @@ class MetaTraining:
         share = np.where(self.lives == 0, first, 1.0)
         return share * self.config.population.lifetime_env_steps
 
-    def _collect(self, agents: AgentState, length: int, key: jax.Array) -> Rollout:
-        rollout = self.actor.collect(agents, length, key)
+    def _split(self, key: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Return a meta-step's keys to act with, and each update's, ``[G]``."""
+        updates = self.config.meta.inner_updates
+        return _split(key, updates=updates, groups=len(self.experiment.tasks))
+
+    def _count(self, rollout: Rollout) -> Rollout:
         self.env_steps += int(jax.device_get(rollout.env_steps).sum())
         return rollout
+
+    @property
+    def _is_logged(self) -> bool:
+        return self.meta_steps % self.config.tracking.log_every == 0
 
     # --- What is kept -------------------------------------------------------------
 
@@ -295,7 +311,7 @@ class MetaTraining:
     def save(self) -> None:
         """Store everything that is needed to go on, and the rule."""
         metadata = {"env_steps": self.env_steps, "machine": describe_machine()}
-        tree = self._tree(self.actor.state())
+        tree = self._tree(self.rollouts.pool_states())
         self.checkpoints.save(self.meta_steps, tree, metadata)
         self._write_rule()
 
@@ -335,11 +351,15 @@ class MetaTraining:
 
     def _step_and_log(self, tracker: Tracker) -> dict[str, float]:
         metrics = self.meta_step()
-        if self.meta_steps % self.config.tracking.log_every == 0:
+        if self._is_logged:
             metrics["distance"] = _relative_distance(
                 self.meta.params, self.initial_params
             )
-            row = self.log.row(jax.device_get(metrics), env_steps=self.env_steps)
+            row = self.log.row(
+                jax.device_get(metrics),
+                self.rollouts.drain_episodes(),
+                env_steps=self.env_steps,
+            )
             tracker.log(row, global_step=self.env_steps, meta_step=self.meta_steps)
         return self.log.newest
 
@@ -391,6 +411,24 @@ def _meta_update(
     config: MetaOptimizerConfig, state: trainer.MetaState, grads: Params
 ) -> tuple[trainer.MetaState, Metrics]:
     return trainer.update(config, state, grads)
+
+
+def _overlaps(option: str) -> bool:
+    """Return whether agents act while the device learns."""
+    if option == "auto":
+        return jax.default_backend() != "cpu"
+    return option == "always"
+
+
+@functools.partial(jax.jit, static_argnames=("updates", "groups"))
+def _split(
+    key: jax.Array, *, updates: int, groups: int
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    *keys, validation_key = jax.random.split(key, updates + 1)
+    pairs = [jax.random.split(key) for key in keys]
+    act_keys = [act_key for act_key, _ in pairs]
+    update_keys = [jax.random.split(update_key, groups) for _, update_key in pairs]
+    return [*act_keys, validation_key], update_keys
 
 
 @jax.jit

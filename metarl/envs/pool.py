@@ -288,12 +288,14 @@ class Pool:
         return self.reset()
 
     def state(self) -> PoolState:
-        """Return what `restore` needs; disturbs nothing."""
+        """Return what `restore` needs, which stays as it is; disturbs nothing."""
         if self._in_flight:
             raise RuntimeError("state needs a recv after the last send")
+        actions = self._actions[: self._steps]  # to which later ones are only added
+        actions.flags.writeable = False
         return PoolState(
             seed=self.seed,
-            actions=self._actions[: self._steps].copy(),
+            actions=actions,
             drained_steps=self._drained_steps,
             checksum=zlib.crc32(self._observations.tobytes()),
         )

@@ -222,7 +222,8 @@ class BatchRun:
         DiscoRL's released evaluation; until then there are no metrics.
         """
         self._iterations += 1
-        act_keys, update_keys = _keys(self._keys, np.uint32(self._iterations))
+        iteration = jax.device_put(np.uint32(self._iterations))
+        act_keys, update_keys = _keys(self._keys, iteration)
         # A replay is on the host: its rollouts need not be on the device before.
         actor = self._actor
         collect = actor.collect_on_host if self._replays else actor.collect

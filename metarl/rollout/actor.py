@@ -122,6 +122,7 @@ class Actor:
         # Episodes of the epoch before, that were not drained when it ended.
         self._early = [_NO_EPISODES] * (groups * peers)
         self._times = {"env": 0.0, "inference": 0.0, "transfer": 0.0}
+        self._interrupted = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -138,6 +139,10 @@ class Actor:
         """Build the pools and reset them."""
         for pool in self._pools:
             pool.reset()
+
+    def interrupt(self) -> None:
+        """Let another thread's `collect` raise RuntimeError at its next step."""
+        self._interrupted = True
 
     def close(self) -> None:
         """Free the environments."""
@@ -194,6 +199,8 @@ class Actor:
             buffers["observations"][g, k, 0] = pool.observations
         with jax.transfer_guard("disallow"):  # what moves is said, and moves once
             for t in range(length):
+                if self._interrupted:
+                    raise RuntimeError("interrupted while acting")
                 for i, (chunk, chunk_keys) in enumerate(zip(chunks, keys, strict=True)):
                     members = range(starts[i], starts[i + 1])
                     if t > 0:

@@ -119,6 +119,22 @@ def test_one_program_serves_all_steps_and_batches(tmp_path, replay):
     assert [program._cache_size() for program in programs] == [n + 1 for n in before]
 
 
+@pytest.mark.parametrize("replay", [[], REPLAY])
+def test_nothing_moves_to_or_from_the_host_unasked(replay):
+    cells = plan([small_rule()], overrides=[*TINY, *replay, "seeds=[1, 2]"])
+    batch = BatchRun(cells)
+    batch._actor.start()
+    for _ in range(4):
+        batch._record(batch._iterate(), lambda *_: None, lambda *_: None)
+    with jax.transfer_guard("disallow"):
+        for _ in range(3):
+            metrics = batch._iterate()
+            batch._record(metrics, lambda *_: None, lambda *_: None)
+    batch._actor.close()
+    assert len(metrics) == 2
+    assert batch._updates >= 3
+
+
 def test_cells_mapped_together_learn_the_same(monkeypatch):
     cells = plan([small_rule()], overrides=[*TINY, "seeds=[1, 2]", "env_steps=100"])
     apart = BatchRun(cells)

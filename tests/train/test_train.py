@@ -336,6 +336,69 @@ def test_nothing_recompiles_after_the_first_meta_step(tmp_path: Path) -> None:
     assert training.lives.sum() > 0
 
 
+@pytest.mark.parametrize("overlap", ["never", "always"])
+def test_nothing_moves_to_or_from_the_host_unasked(
+    overlap: str, tmp_path: Path
+) -> None:
+    # Within the second and the third meta-step a life ends.
+    config = tiny_run.config(
+        tmp_path / "run",
+        "meta_steps=4",
+        "population.lifetime_env_steps=150",
+        f"population.overlap={overlap}",
+    )
+    with train.MetaTraining(config, RunFolder.create(config)) as training:
+        training.begin()
+        with training._tracker() as tracker:
+            training._step_and_log(tracker)
+            with jax.transfer_guard("disallow"):
+                training._step_and_log(tracker)
+                training._step_and_log(tracker)
+    assert training.lives.sum() > 0
+
+
+@pytest.mark.parametrize("acting", ["current", "lagged", "initial"])
+def test_acting_ahead_changes_nothing(acting: str, tmp_path: Path) -> None:
+    # Lives end, rows and checkpoints are of different meta-steps, and a resume falls
+    # between rows.
+    overrides = [
+        f"meta.acting={acting}",
+        "meta.inner_updates=3",
+        "population.lifetime_env_steps=300",
+        "tracking.log_every=2",
+        "checkpoint.every=3",
+    ]
+    apart, together = tmp_path / "apart", tmp_path / "together"
+    off, on = "population.overlap=never", "population.overlap=always"
+    assert run(tiny_run.config(apart, "meta_steps=6", off, *overrides)) == 0
+    assert run(tiny_run.config(together, "meta_steps=3", on, *overrides)) == 0
+    assert run(tiny_run.resumed(together, "meta_steps=6"), resume=together) == 0
+    assert_same_run(apart, together)
+    with train.MetaTraining(
+        tiny_run.resumed(together), RunFolder(together)
+    ) as training:
+        training.begin()
+        assert training.lives.sum() > 0
+
+
+def test_a_run_that_acts_ahead_is_saved_as_if_it_did_not(tmp_path: Path) -> None:
+    pools = []
+    for overlap in ("never", "always"):
+        config = tiny_run.config(
+            tmp_path / overlap, "meta_steps=9", f"population.overlap={overlap}"
+        )
+        with train.MetaTraining(config, RunFolder.create(config)) as training:
+            training.begin()
+            stop = lambda training=training: training.meta_steps >= 3  # noqa: E731
+            assert training.run(stop) == 75
+            pools.append(training.rollouts.pool_states())
+            assert (training.rollouts._ahead is not None) == (overlap == "always")
+    for left, right in zip(*pools, strict=True):
+        assert left.keys() == right.keys()
+        for name, value in left.items():
+            np.testing.assert_array_equal(value, right[name], err_msg=name)
+
+
 def test_programs_do_not_grow_with_the_number_of_agents(tmp_path: Path) -> None:
     def size(num_agents: int) -> int:
         config = tiny_run.config(tmp_path / "x", f"population.num_agents={num_agents}")

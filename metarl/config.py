@@ -290,9 +290,14 @@ class MetaConfig(Model):
     its start (`initial`, REF)."""
     validation_rollouts: PositiveInt = 2
     """Length of the validation rollout, in rollouts (REF 2)."""
+    estimator: Literal["mixed", "reverse"] = "mixed"
+    """How the meta-gradient is computed: mixed mode (forward over reverse) or reverse
+    over reverse. Equal but for rounding; mixed mode is faster, and needs a rule that
+    takes one gradient step per batch."""
     remat: bool = True
-    """Recompute each inner update in the backward pass, for memory."""
-    estimator: Literal["reverse"] = "reverse"
+    """Recompute each inner update in the backward pass, so that memory grows with N
+    only by the agents' states. Without it mixed mode keeps what the rule computed, and
+    reverse mode everything."""
     optimizer: MetaOptimizerConfig = MetaOptimizerConfig()
     value_function: ValueFunctionConfig = ValueFunctionConfig()
     regularizers: RegularizerConfig = RegularizerConfig()

@@ -16,6 +16,7 @@ import numpy as np
 from metarl.agents import population as agents_population
 from metarl.agents.agent import Agent
 from metarl.agents.build import build_agent
+from metarl.agents.group import takes_one_step
 from metarl.agents.networks import build_value_network
 from metarl.config import TrainConfig
 from metarl.envs.tasks import PoolSpec, Task, pool_spec, resolve_environment
@@ -23,10 +24,17 @@ from metarl.errors import UserError
 from metarl.meta import trainer
 from metarl.meta.estimators import Population, ReverseMode
 from metarl.meta.inner_loop import InnerLoop
+from metarl.meta.mixed_mode import MixedMode
 from metarl.meta.objective import ValueFunction
 from metarl.rules import make_rule
 from metarl.rules.base import UpdateRule
 from metarl.types import Params
+
+ESTIMATORS: dict[str, type[MixedMode] | type[ReverseMode]] = {
+    "mixed": MixedMode,
+    "reverse": ReverseMode,
+}
+"""By the name of `meta.estimator`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Experiment:
     tasks: tuple[Task, ...]
     pool_spec: PoolSpec
     agent: Agent
-    estimator: ReverseMode
+    estimator: MixedMode | ReverseMode
 
     @property
     def rule(self) -> UpdateRule:
@@ -90,7 +98,14 @@ def build(config: TrainConfig) -> Experiment:
         weights=config.meta.regularizers,
         remat=config.meta.remat,
     )
-    estimator = ReverseMode(inner_loop, chunk=config.population.chunk)
+    if config.meta.estimator == "mixed" and not takes_one_step(agent.spec):
+        raise UserError(
+            f"meta.estimator=mixed: '{config.update_rule.kind}' takes several gradient "
+            "steps per batch (allowed for it: reverse)"
+        )
+    estimator = ESTIMATORS[config.meta.estimator](
+        inner_loop, chunk=config.population.chunk
+    )
     return Experiment(tasks, spec, agent, estimator)
 
 

@@ -73,7 +73,7 @@ class Learner:
     def __init__(
         self,
         rule: LoadedRule | UpdateRule,
-        network: tuple[Init, Apply],
+        network: tuple[Init, Apply] | Network,
         observations: npt.ArrayLike,
         *,
         num_actions: int,
@@ -87,7 +87,8 @@ class Learner:
           rule: what `metarl.load_rule` returned, or a hand-written `UpdateRule`.
           network: ``init(key, observations [N, ...]) -> params`` and
             ``apply(params, observations [N, ...]) -> {head: [N, size]}``, per action
-            ``[N, A, size]``; pure functions with the heads of the rule's spec.
+            ``[N, A, size]``; pure functions with the heads of the rule's spec. A
+            `metarl.types.Network` too, which may have a third one.
           observations: ``[N, ...]`` of any content, for shape and dtype.
           num_actions: A.
           learning_rate: in place of the optimiser's.
@@ -108,9 +109,9 @@ class Learner:
             raise UserError(
                 f"lifetime_env_steps: needed by the schedule '{optimizer.schedule}'"
             )
-        init, apply = _pair(network)
+        init, apply, apply_taken = _functions(network)
         heads = rule.spec(num_actions).heads
-        checked = Network(_Init(init), _Apply(apply, heads, num_actions))
+        checked = Network(_Init(init), _Apply(apply, heads, num_actions), apply_taken)
         self._agent = Agent(
             rule=rule,
             network=checked,
@@ -281,9 +282,11 @@ class _Apply:
         return {head.name: outputs[head.name] for head in self.heads}
 
 
-def _pair(network: tuple[Init, Apply]) -> tuple[Init, Apply]:
-    if isinstance(network, tuple) and len(network) == 2 and all(map(callable, network)):
+def _functions(network: tuple[Init, Apply] | Network) -> Network:
+    if isinstance(network, Network):
         return network
+    if isinstance(network, tuple) and len(network) == 2 and all(map(callable, network)):
+        return Network(*network)
     raise UserError(
         "network: a pair of functions (init, apply) is needed, got "
         f"{type(network).__name__}"

@@ -59,7 +59,7 @@ class ValueBins:
 
     def to_scalar(self, logits: jax.Array) -> jax.Array:
         """Return the scalar that ``logits [..., num_bins]`` stand for, ``[...]``."""
-        return signed_parabolic(jax.nn.softmax(logits) @ self.support())
+        return signed_parabolic(softmax_dot(logits, self.support()[:, None])[..., 0])
 
     def to_probs(self, x: jax.Array) -> jax.Array:
         """Return the two-hot distribution ``[..., num_bins]`` of the scalar ``x``."""
@@ -76,10 +76,27 @@ class ValueBins:
         return at_low * p_low[..., None] + at_high * (1 - p_low)[..., None]
 
 
+def softmax_dot(logits: jax.Array, weights: jax.Array) -> jax.Array:
+    """Return ``softmax(logits) @ weights``: ``[..., Y], [Y, n] -> [..., n]``.
+
+    The probabilities are never stored: the normaliser is one more column of the
+    product, and its division comes after it, on n numbers instead of Y.
+    """
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    ones = jnp.ones((weights.shape[0], 1), weights.dtype)
+    sums = jnp.exp(logits - largest) @ jnp.concatenate([weights, ones], axis=1)
+    return sums[..., :-1] / sums[..., -1:]
+
+
 def kl_divergence(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
     """Return KL(p || q) of two categorical distributions, over the last axis."""
     log_p, log_q = jax.nn.log_softmax(p_logits), jax.nn.log_softmax(q_logits)
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def cross_entropy(p: jax.Array, q_logits: jax.Array) -> jax.Array:
+    """Return ``-sum p log q``, of probabilities ``p`` that sum to 1, and logits."""
+    return jax.nn.logsumexp(q_logits, axis=-1) - jnp.sum(p * q_logits, axis=-1)
 
 
 def entropy(logits: jax.Array) -> jax.Array:
@@ -90,8 +107,12 @@ def entropy(logits: jax.Array) -> jax.Array:
 
 def take_action(values: jax.Array, actions: jax.Array) -> jax.Array:
     """Return ``values[t, b, actions[t, b]]``: ``[T, B, A, ...] -> [T, B, ...]``."""
-    index = actions.reshape(actions.shape + (1,) * (values.ndim - actions.ndim))
-    return jnp.take_along_axis(values, index, axis=actions.ndim).squeeze(actions.ndim)
+    axis = actions.ndim
+    # Selected and summed rather than gathered: the transpose of a gather is a scatter,
+    # which XLA on CPU writes one entry after another.
+    taken = jax.nn.one_hot(actions, values.shape[axis], dtype=bool)
+    taken = taken.reshape(taken.shape + (1,) * (values.ndim - taken.ndim))
+    return jnp.sum(jnp.where(taken, values, 0), axis=axis)
 
 
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:

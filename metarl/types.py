@@ -102,10 +102,18 @@ class Network(NamedTuple):
 
     ``init(key, observations [N, ...]) -> params`` and
     ``apply(params, observations [N, ...]) -> outputs``, each output ``[N, ...]``.
+
+    ``apply_taken(params, observations [N, ...], actions [M]) -> (outputs, rows)`` also
+    returns every per-action output's row of the action taken on each of the first M
+    observations, ``[M, ...]``, by a path of its own: a gradient through the rows does
+    not pay for the actions that were not taken. None: the rows are read off.
     """
 
     init: Callable[[jax.Array, jax.Array], Params]
     apply: Callable[[Params, jax.Array], Outputs]
+    apply_taken: (
+        Callable[[Params, jax.Array, jax.Array], tuple[Outputs, Outputs]] | None
+    ) = None
 
 
 def drop_invalid(transitions: Transitions) -> Transitions:

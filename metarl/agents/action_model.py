@@ -15,6 +15,7 @@ import numpy as np
 
 from metarl.agents.torsos import MLP
 from metarl.config import ActionModelConfig
+from metarl.numerics import take_action
 from metarl.rules.base import Head
 from metarl.types import Outputs
 
@@ -30,16 +31,25 @@ class ActionModel(hk.Module):
         self.heads = tuple(heads)
         self.num_actions = num_actions
 
-    def __call__(self, features: jax.Array) -> Outputs:
-        """Return each head's ``[N, A, size]`` of features ``[N, F]``."""
+    def __call__(
+        self, features: jax.Array, actions: jax.Array
+    ) -> tuple[Outputs, Outputs]:
+        """Return each head's ``[N, A, size]`` of features ``[N, F]``.
+
+        And, by a path of its own from the LSTM on, ``[M, size]`` of the actions
+        ``[M]`` taken on the first M observations.
+        """
         cell = hk.Linear(self.config.lstm, name="cell")(features)
         hidden = StepPerAction(self.num_actions, name="lstm")(jnp.tanh(cell), cell)
-        return {
-            head.name: MLP((*self.config.head_hidden, head.size), name=head.name)(
-                hidden
-            )
+        of_taken = take_action(hidden[: actions.shape[0]], actions)
+        heads = {
+            head.name: MLP((*self.config.head_hidden, head.size), name=head.name)
             for head in self.heads
         }
+        return (
+            {name: head(hidden) for name, head in heads.items()},
+            {name: head(of_taken) for name, head in heads.items()},
+        )
 
 
 class StepPerAction(hk.Module):

@@ -19,9 +19,10 @@ from metarl.numerics import (
     clip_elementwise,
     global_norm,
     learning_rate,
+    take_action,
 )
 from metarl.rules.base import Metrics, RuleSpec, RuleState, UpdateRule
-from metarl.types import Clock, Network, Params, pytree
+from metarl.types import Clock, Network, Outputs, Params, pytree
 
 
 @pytree
@@ -86,6 +87,33 @@ class Agent:
             agent_updates=state.agent_updates,
             lifetime_fraction=jnp.minimum(env_steps / self.lifetime_env_steps, 1),
         )
+
+    def evaluate(
+        self, params: Params, observations: jax.Array, actions: jax.Array
+    ) -> tuple[Outputs, Outputs]:
+        """Return all outputs ``[N, ...]``, and what a loss reads of the first M.
+
+        Args:
+          params: of the network.
+          observations: ``[N, ...]``.
+          actions: ``[M]``, taken on the first M observations.
+
+        Returns:
+          The outputs; and their first M rows, where heads that are declared `taken`
+          have the row of the action taken alone.
+        """
+        taken_heads = [head.name for head in self.spec.heads if head.taken]
+        rows: Outputs = {}
+        if self.network.apply_taken is None:
+            outputs = self.network.apply(params, observations)
+        else:
+            outputs, rows = self.network.apply_taken(params, observations, actions)
+        read = {name: x[: actions.shape[0]] for name, x in outputs.items()}
+        for name in taken_heads:
+            read[name] = (
+                rows[name] if name in rows else take_action(read[name], actions)
+            )
+        return outputs, read
 
     def act(
         self, state: AgentState, observations: jax.Array, key: jax.Array

@@ -48,7 +48,7 @@ def build_network(config: NetworkConfig, spec: RuleSpec, num_actions: int) -> Ne
     implementation = resolve_convolution(config.convolution)
     per_action = tuple(head for head in spec.heads if head.per_action)
 
-    def outputs(observations: jax.Array) -> Outputs:
+    def outputs(observations: jax.Array, actions: jax.Array) -> tuple[Outputs, Outputs]:
         features = apply_torso(config.torso, implementation, observations)
         result = {
             head.name: MLP(
@@ -59,12 +59,16 @@ def build_network(config: NetworkConfig, spec: RuleSpec, num_actions: int) -> Ne
             for head in spec.heads
             if not head.per_action
         }
-        if per_action:
-            model = ActionModel(config.action_model, per_action, num_actions)
-            result |= model(features)
-        return result
+        if not per_action:
+            return result, {}
+        model = ActionModel(config.action_model, per_action, num_actions)
+        whole, taken = model(features, actions)
+        return {**result, **whole}, taken
 
-    return _as_network(outputs)
+    def without_actions(observations: jax.Array) -> Outputs:
+        return outputs(observations, jnp.zeros((0,), jnp.int32))[0]
+
+    return _as_network(without_actions, outputs)
 
 
 @functools.cache
@@ -82,18 +86,34 @@ def build_value_network(
     return _as_network(outputs)
 
 
-def _as_network(outputs: Callable[[jax.Array], Outputs]) -> Network:
-    """Return the pure functions of a Haiku function of float observations."""
+def _as_network(
+    outputs: Callable[[jax.Array], Outputs],
+    taken: Callable[[jax.Array, jax.Array], tuple[Outputs, Outputs]] | None = None,
+) -> Network:
+    """Return the pure functions of Haiku functions of float observations."""
     transformed = hk.transform(outputs)
 
     def init(key: jax.Array, observations: jax.Array) -> Params:
         return transformed.init(key, _as_floats(observations, jnp.result_type(float)))
 
     def apply(params: Params, observations: jax.Array) -> Outputs:
-        dtype = jax.tree.leaves(params)[0].dtype
-        return transformed.apply(params, None, _as_floats(observations, dtype))
+        return transformed.apply(params, None, _as_floats(observations, _dtype(params)))
 
-    return Network(init, apply)
+    if taken is None:
+        return Network(init, apply)
+    with_taken = hk.transform(taken)
+
+    def apply_taken(
+        params: Params, observations: jax.Array, actions: jax.Array
+    ) -> tuple[Outputs, Outputs]:
+        floats = _as_floats(observations, _dtype(params))
+        return with_taken.apply(params, None, floats, actions)
+
+    return Network(init, apply, apply_taken)
+
+
+def _dtype(params: Params) -> jnp.dtype:
+    return jax.tree.leaves(params)[0].dtype
 
 
 def _as_floats(observations: jax.Array, dtype: jnp.dtype) -> jax.Array:

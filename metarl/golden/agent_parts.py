@@ -40,6 +40,7 @@ from metarl.golden.tiny_agent import (
 )
 from metarl.meta.estimators import ReverseMode
 from metarl.meta.inner_loop import InnerLoop, Window
+from metarl.meta.mixed_mode import MixedMode
 from metarl.meta.objective import ValueState
 from metarl.numerics import adam_init, global_norm, take_action
 from metarl.rules.base import Metrics
@@ -131,15 +132,22 @@ def _learner_step(
     return new_states, record, _only(after.optimizer.mu)
 
 
-def meta_gradient(file: GoldenFile, subject: Subject) -> Arrays:
-    """Return the outputs of parts d and e: a meta-gradient and what leads to it."""
+def meta_gradient(
+    file: GoldenFile,
+    subject: Subject,
+    estimator: type[MixedMode] | type[ReverseMode] = MixedMode,
+) -> Arrays:
+    """Return the outputs of parts d and e: a meta-gradient and what leads to it.
+
+    By default as meta-training computes it by default.
+    """
     rule = subject.rule(file)
     meta_params = subject.params
     if "_randometa_" in file.stem:
         meta_params = subject.read_params(file, "initial/eta/")
     inner_loop = tiny_inner_loop(file, tiny_agent(file, rule))
     window = _read_window(file)
-    grads, values, metrics = ReverseMode(inner_loop).gradient(
+    grads, values, metrics = estimator(inner_loop).gradient(
         meta_params, jax.tree.map(lambda x: x[None], window)
     )
     grads, values = _only(grads), _only(_only(values))

@@ -132,7 +132,16 @@ def _blind(network: Network) -> Network:
     def apply(params: Params, observations: jax.Array) -> Outputs:
         return network.apply(params, observations[..., :-ARRIVED])
 
-    return Network(init, apply)
+    apply_taken = network.apply_taken
+    if apply_taken is None:
+        return Network(init, apply)
+
+    def apply_taken_blind(
+        params: Params, observations: jax.Array, actions: jax.Array
+    ) -> tuple[Outputs, Outputs]:
+        return apply_taken(params, observations[..., :-ARRIVED], actions)
+
+    return Network(init, apply, apply_taken_blind)
 
 
 def read_rollout(file: GoldenFile, prefix: str, at: int | None = None) -> Rollout:

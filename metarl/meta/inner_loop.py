@@ -69,7 +69,17 @@ class InnerLoop:
         new_agents, record = group.update(
             self.agent, meta_params, agents, rollouts, key
         )
-        # The value function judges the policy that it was given, before the update.
+        new_values, log = self.log(values, rollouts, record)
+        return new_agents, new_values, (log, record)
+
+    @jax.named_scope("value_function")
+    def log(
+        self, values: ValueState, rollouts: Rollout, record: group.UpdateRecord
+    ) -> tuple[ValueState, StepLog]:
+        """Update the value functions of a group as well; return what to log.
+
+        They judge the policy that the update was given, before it.
+        """
         new_values, (value_loss, _) = jax.vmap(
             self.value_function.update, in_axes=(0, None, 0, 0)
         )(
@@ -81,8 +91,7 @@ class InnerLoop:
         regularizers = jax.vmap(self.agent.rule.regularizers)(
             record.targets, record.experience
         )
-        log = StepLog(regularizers, record.metrics, value_loss)
-        return new_agents, new_values, (log, record)
+        return new_values, StepLog(regularizers, record.metrics, value_loss)
 
     def unroll(
         self, meta_params: Params, window: Window
@@ -118,11 +127,30 @@ class InnerLoop:
           group's metrics.
         """
         agents, values, log = self.unroll(meta_params, window)
+        loss, metrics = self.judge(agents, values, log, window.validation)
+        return loss, (agents, values, metrics)
+
+    @jax.named_scope("outer_loss")
+    def judge(
+        self,
+        agents: AgentState,
+        values: ValueState,
+        log: StepLog,
+        validation: Rollout,
+    ) -> tuple[jax.Array, Metrics]:
+        """Return the outer loss of a group after its updates, and what to log.
+
+        Args:
+          agents: ``[K]`` after them; differentiable, as is ``log.regularizers``.
+          values: ``[K]`` likewise.
+          log: of the updates, ``[N, K]``.
+          validation: ``[K, T', B]``.
+        """
         losses, metrics = jax.vmap(
             lambda agent, value, rollout: outer_loss(
                 self.agent, self.value_function, self.weights, agent, value, rollout
             )
-        )(agents, values, window.validation)
+        )(agents, values, validation)
         regularizers = jax.tree.map(lambda x: jnp.mean(x), log.regularizers)
         on_targets = sum(
             (self._weight(name) * value for name, value in regularizers.items()),
@@ -138,7 +166,7 @@ class InnerLoop:
             "value_loss": jnp.mean(log.value_loss),
         }
         metrics |= {f"inner/{name}": value for name, value in inner.items()}
-        return loss, (agents, values, metrics)
+        return loss, metrics
 
     def _weight(self, name: str) -> float:
         """Return the weight of a regulariser that a rule reports."""

@@ -174,9 +174,10 @@ def outer_loss(
     transitions = drop_invalid(rollout.transitions)
     steps, batch = transitions.actions.shape
     flat = rollout.observations.reshape(-1, *rollout.observations.shape[2:])
+    # Of z the row of the action taken; everything else is of all T + 1 observations.
+    outputs, read = agent.evaluate(state.params, flat, transitions.actions.reshape(-1))
     outputs = {
-        name: x.reshape(steps + 1, batch, *x.shape[1:])
-        for name, x in agent.network.apply(state.params, flat).items()
+        name: x.reshape(steps + 1, batch, *x.shape[1:]) for name, x in outputs.items()
     }
     advantages, _ = value_function.advantages(
         value_state, rollout.observations, transitions, outputs["logits"]
@@ -202,7 +203,9 @@ def outer_loss(
         metrics["y_entropy_loss"] = -masked_mean(entropy(outputs["y"]), seen)
         regularizer += weights.y_entropy * metrics["y_entropy_loss"]
     if "z" in outputs:
-        z = take_action(outputs["z"][:-1], transitions.actions)
+        z = read["z"].reshape(steps, batch, *read["z"].shape[1:])
+        if z.ndim > transitions.actions.ndim + 1:
+            z = take_action(z, transitions.actions)
         metrics["z_entropy_loss"] = -masked_mean(entropy(z), own)
         regularizer += weights.z_entropy * metrics["z_entropy_loss"]
     return pg_loss + regularizer, {**metrics, "reg_loss": regularizer}

@@ -33,11 +33,15 @@ class Head:
       size: width of the last axis.
       per_action: whether the output has one row per action, ``[A, size]``; such
         heads come from the action-conditional model.
+      taken: whether the loss reads no row of a per-action output but that of the
+        action taken. It is then handed that row alone, ``[T, B, size]``, and a
+        gradient step costs no more than for a head of the state.
     """
 
     name: str
     size: int
     per_action: bool = False
+    taken: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +151,8 @@ class UpdateRule(abc.ABC):
 
         Args:
           outputs: the agent's outputs at the first observation of each transition,
-            ``[T, B, ...]`` (``[1, M, ...]`` for minibatches of transitions).
+            ``[T, B, ...]`` (``[1, M, ...]`` for minibatches of transitions); of heads
+            that are declared `taken` the row of the action taken.
           peers: the other agents' outputs on the same, ``[P, T, B, ...]``.
           targets: what `targets` returned.
           transitions: the batch's actions, rewards and flags.

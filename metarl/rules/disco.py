@@ -14,6 +14,7 @@ from metarl.config import DiscoConfig
 from metarl.numerics import (
     Moments,
     ValueBins,
+    cross_entropy,
     entropy,
     kl_divergence,
     masked_mean,
@@ -59,9 +60,9 @@ class Disco(UpdateRule):
             heads=(
                 Head("logits", num_actions),
                 Head("y", size),
-                Head("z", size, per_action=True),
-                Head("aux_pi", num_actions, per_action=True),
-                Head("q", self.config.num_bins, per_action=True),
+                Head("z", size, per_action=True, taken=True),
+                Head("aux_pi", num_actions, per_action=True, taken=True),
+                Head("q", self.config.num_bins, per_action=True, taken=True),
             ),
             target_network=TargetNetwork("ema", self.config.target_coefficient),
         )
@@ -130,17 +131,18 @@ class Disco(UpdateRule):
         config, actions = self.config, transitions.actions
 
         def of_action(head: str) -> jax.Array:
-            return take_action(outputs[head], actions)
+            output = outputs[head]
+            whole = output.ndim > actions.ndim + 1
+            return take_action(output, actions) if whole else output
 
         continues = 1.0 - transitions.is_terminal
-        log_q = jax.nn.log_softmax(of_action("q"))
         parts = {
             "pi": kl_divergence(targets["pi"], outputs["logits"]),
             "y": kl_divergence(targets["y"], outputs["y"]),
             "z": kl_divergence(targets["z"], of_action("z")),
             "aux_policy": continues
             * kl_divergence(targets["next_logits"], of_action("aux_pi")),
-            "value": -jnp.sum(targets["q"] * log_q, axis=-1),
+            "value": cross_entropy(targets["q"], of_action("q")),
         }
         costs = {
             "pi": config.pi_cost,

@@ -8,12 +8,13 @@ the released Disco103 weights. Pure functions over a nested dict of parameters;
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from metarl.config import DiscoConfig
-from metarl.numerics import masked_mean, signed_log, take_action
+from metarl.numerics import masked_mean, signed_log, softmax_dot, take_action
 from metarl.types import Experience, Params, Transitions, pytree
 
 Layer = dict[str, jax.Array]
@@ -142,8 +143,10 @@ def apply(
       Targets as logits, and the new lifetime state.
     """
     inputs = _Inputs.of(experience, values)
-    net = params["trajectory"]
-    features, actions = _features(net, inputs)
+    net, lifetime_net = params["trajectory"], params["lifetime"]
+    predictions, lifetime_predictions = _predictions((net, lifetime_net), experience)
+    features, actions = _features(net, inputs, predictions)
+    lifetime, _ = _features(lifetime_net, inputs, lifetime_predictions)
     x = _reverse_lstm(net["lstm"], features, experience.transitions)
     x = x * jnp.broadcast_to(_linear(net["gate"], state.hidden), x.shape)
     outputs = MetaOutputs(
@@ -152,25 +155,21 @@ def apply(
         z=_linear(net["z_target"], x),
         meta_input=_linear(net["meta_input"], x),
         trajectory_features=features,
-        lifetime_features=(lifetime := _features(params["lifetime"], inputs)[0]),
+        lifetime_features=lifetime,
         action_features=actions,
     )
-    state = _lifetime_step(params["lifetime"], state, outputs, lifetime, experience)
+    state = _lifetime_step(lifetime_net, state, outputs, lifetime, experience)
     return outputs, state
 
 
 @pytree
 class _Inputs:
-    """The inputs that both networks share. Only y and z let gradients through."""
+    """The inputs that both networks share; constants, unlike the `_Predictions`."""
 
     actions: jax.Array  # i32[T, B]
     per_step: jax.Array  # [T, B, 9] features 0-8
     pi: jax.Array  # [T+1, B, A]
     per_action: jax.Array  # [T, B, A, 7] all action inputs but those made of z
-    y: jax.Array  # [T+1, B, Y] probabilities
-    z: jax.Array  # [T+1, B, A, Y]
-    target_y: jax.Array
-    target_z: jax.Array
 
     @classmethod
     def of(cls, experience: Experience, values: ValueEstimates) -> _Inputs:
@@ -214,11 +213,17 @@ class _Inputs:
             per_step=jnp.stack(per_step, axis=-1),
             pi=pi,
             per_action=jnp.stack(per_action, axis=-1),
-            y=jax.nn.softmax(own["y"]),
-            z=jax.nn.softmax(own["z"]),
-            target_y=jax.nn.softmax(target["y"]),
-            target_z=jax.nn.softmax(target["z"]),
         )
+
+
+@pytree
+class _Predictions:
+    """One network's view of y and z: a scalar per distribution. Gradients pass."""
+
+    y: jax.Array  # [T+1, B]
+    z: jax.Array  # [T+1, B, A]
+    target_y: jax.Array  # [T+1, B]
+    target_z: jax.Array  # [T+1, B, A]
 
 
 def _linear(layer: Layer, x: jax.Array) -> jax.Array:
@@ -226,17 +231,42 @@ def _linear(layer: Layer, x: jax.Array) -> jax.Array:
     return y + jnp.broadcast_to(layer["b"], y.shape)
 
 
-def _embed(net: dict[str, Layer], probs: jax.Array) -> jax.Array:
-    """Return a scalar per distribution: ``[..., Y] -> [...]``."""
-    return _linear(net["out"], jax.nn.relu(_linear(net["hidden"], probs)))[..., 0]
+def _embed(nets: Sequence[dict[str, Layer]], logits: jax.Array) -> list[jax.Array]:
+    """Return each net's scalar per distribution: ``[..., Y] -> [...]``.
+
+    One product for all nets, so that the wide array is read once.
+    """
+    weights = jnp.concatenate([net["hidden"]["w"] for net in nets], axis=1)
+    hidden = jnp.split(softmax_dot(logits, weights), len(nets), axis=-1)
+    biased = [
+        h + jnp.broadcast_to(net["hidden"]["b"], h.shape)
+        for net, h in zip(nets, hidden, strict=True)
+    ]
+    return [
+        _linear(net["out"], jax.nn.relu(h))[..., 0]
+        for net, h in zip(nets, biased, strict=True)
+    ]
 
 
-def _features(net: Params, inputs: _Inputs) -> tuple[jax.Array, jax.Array]:
+def _predictions(
+    nets: Sequence[Params], experience: Experience
+) -> tuple[_Predictions, ...]:
+    """Return what each of the networks sees of the agent's y and z."""
+    own, target = experience.outputs, experience.target_outputs
+    columns = [
+        _embed([net[f"{name}_embedding"] for net in nets], outputs[name])
+        for outputs in (own, target)
+        for name in ("y", "z")
+    ]
+    return tuple(_Predictions(*row) for row in zip(*columns, strict=True))
+
+
+def _features(
+    net: Params, inputs: _Inputs, predictions: _Predictions
+) -> tuple[jax.Array, jax.Array]:
     """Return trajectory features ``[T, B, 27]`` and action ones ``[T, B, A, 2]``."""
-    y = _embed(net["y_embedding"], inputs.y)
-    target_y = _embed(net["y_embedding"], inputs.target_y)
-    z = _embed(net["z_embedding"], inputs.z)
-    target_z = _embed(net["z_embedding"], inputs.target_z)
+    y, target_y = predictions.y, predictions.target_y
+    z, target_z = predictions.z, predictions.target_z
     actions = _action_embedding(net["action_embedding"], inputs, z, target_z)
     columns = [y[:-1], y[1:], target_y[:-1], target_y[1:]]
     for embedded in (z, target_z):
@@ -327,9 +357,10 @@ def _lifetime_step(
     experience: Experience,
 ) -> LifetimeState:
     """Return the lifetime state after the batch; unchanged if nothing was valid."""
-    y = _embed(net["y_embedding"], jax.nn.softmax(outputs.y))[..., None]
+    (y,) = _embed([net["y_embedding"]], outputs.y)
     x = _linear(
-        net["input"], jnp.concatenate([features, outputs.meta_input, y], axis=-1)
+        net["input"],
+        jnp.concatenate([features, outputs.meta_input, y[..., None]], axis=-1),
     )
     own = experience.transitions.own
     mean = jax.vmap(masked_mean, in_axes=(-1, None))(x, own)

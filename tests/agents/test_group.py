@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 
-from metarl.agents import group
+from metarl.agents import group, lesson
 from metarl.agents.agent import Agent, AgentState
 from metarl.config import ActorCriticConfig, OptimizerConfig, PolicyGradientConfig
 from metarl.rules.actor_critic import ActorCritic
@@ -73,10 +73,10 @@ def test_a_pooled_trajectory_knows_its_owner() -> None:
 
 
 def test_others_are_all_agents_but_oneself() -> None:
-    assert group.others(1).shape == (1, 0)
-    np.testing.assert_array_equal(group.others(2), [[1], [0]])
-    np.testing.assert_array_equal(group.others(3), [[1, 2], [2, 0], [0, 1]])
-    for k, row in enumerate(np.asarray(group.others(5))):
+    assert lesson.others(1).shape == (1, 0)
+    np.testing.assert_array_equal(lesson.others(2), [[1], [0]])
+    np.testing.assert_array_equal(lesson.others(3), [[1, 2], [2, 0], [0, 1]])
+    for k, row in enumerate(np.asarray(lesson.others(5))):
         assert sorted([*row, k]) == list(range(5))
 
 
@@ -98,7 +98,7 @@ def test_what_an_agent_is_told(x64: None) -> None:
         np.testing.assert_allclose(
             experience.outputs["logits"][k].reshape(logits.shape), logits, rtol=1e-12
         )
-        for p, other in enumerate(np.asarray(group.others(3)[k])):
+        for p, other in enumerate(np.asarray(lesson.others(3)[k])):
             np.testing.assert_array_equal(
                 experience.peers.outputs["logits"][k, p],
                 experience.outputs["logits"][other],

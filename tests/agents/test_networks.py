@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from metarl.agents import golden_names
 from metarl.agents.action_model import StepPerAction
+from metarl.agents.agent import Agent
 from metarl.agents.networks import build_network, build_value_network
 from metarl.agents.torsos import MLP
 from metarl.config import (
@@ -18,6 +22,7 @@ from metarl.config import (
     MLPTorso,
     NatureTorso,
     NetworkConfig,
+    OptimizerConfig,
 )
 from metarl.errors import UserError
 from metarl.numerics import signed_hyperbolic
@@ -42,6 +47,16 @@ def spec(num_actions: int, prediction_size: int = 600, bins: int = 601) -> RuleS
             Head("aux_pi", num_actions, per_action=True),
         )
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class WithHeads(tiny.Scaled):
+    """A rule that asks for certain heads."""
+
+    heads: tuple[Head, ...] = ()
+
+    def spec(self, num_actions: int) -> RuleSpec:
+        return RuleSpec(heads=self.heads)
 
 
 ACTOR_CRITIC = RuleSpec(heads=(Head("logits", 3), Head("v", 7)))
@@ -242,6 +257,51 @@ def test_other_observations_are_cast_as_they_are(observations):
         np.testing.assert_array_equal(got[name], wanted[name])
     moved = jax.jit(network.apply)(params, floats / 255)
     assert np.abs(np.asarray(moved["logits"] - got["logits"])).max() > 1e-4
+
+
+def test_rows_of_taken_actions_are_those_of_all_actions_in_the_gradient_too(
+    x64: None,
+) -> None:
+    heads = tuple(
+        dataclasses.replace(head, taken=head.per_action)
+        for head in spec(3, prediction_size=5, bins=7).heads
+    )
+    network = build_network(TINY, RuleSpec(heads=heads), 3)
+    agent = Agent(
+        rule=WithHeads(heads=heads),
+        network=network,
+        num_actions=3,
+        optimizer=OptimizerConfig(),
+        lifetime_env_steps=1,
+    )
+    whole = dataclasses.replace(agent, network=network._replace(apply_taken=None))
+    rng = np.random.default_rng(0)
+    observations = jnp.asarray(rng.normal(size=(6, 4)))
+    actions = jnp.asarray([2, 0, 1, 1], jnp.int32)  # of the first four observations
+    params = network.init(jax.random.key(0), observations)
+    weights = {
+        head.name: jnp.asarray(rng.normal(size=(4, head.size))) for head in heads
+    }
+
+    def loss(agent: Agent, params: object) -> tuple[jax.Array, object]:
+        outputs, read = agent.evaluate(params, observations, actions)
+        total = sum(jnp.sum(weights[k] * jnp.sin(x)) for k, x in read.items())
+        return total, (outputs, read)
+
+    (grads, (outputs, read)), (expected, (all_outputs, rows)) = (
+        jax.grad(lambda p, a=a: loss(a, p), has_aux=True)(params)
+        for a in (agent, whole)
+    )
+    assert shapes(read) == {head.name: (4, head.size) for head in heads}
+    assert shapes(outputs) == shapes(all_outputs)
+    np.testing.assert_array_equal(
+        rows["z"], np.asarray(all_outputs["z"])[np.arange(4), np.asarray(actions)]
+    )
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-14),
+        (grads, outputs, read),
+        (expected, all_outputs, rows),
+    )
 
 
 @pytest.mark.usefixtures("x64")

@@ -22,6 +22,7 @@ import tiny
 
 from metarl.agents.agent import AgentState
 from metarl.meta.inner_loop import InnerLoop, StepLog, Window
+from metarl.meta.mixed_mode import MixedMode
 from metarl.meta.objective import ValueState
 from metarl.numerics import AdamState
 from metarl.rules.disco import Disco
@@ -249,6 +250,8 @@ def expected_stops(*, updates: int, peers: int) -> Counter[str]:
             "Disco.value_estimates": 3,  # own, target's and behaviour's outputs
             "Disco.regularizers": 1,  # the target network's policy
             "_Inputs.of": 3,  # policies as features
+            # The largest logit, which cancels: q twice, y and z twice, y's target.
+            "softmax_dot": 2 + 4 + 1,
             "adam_direction": agent_tensors + value_tensors,
             "ValueFunction.advantages": 2,  # the policy, and the values
             "ValueFunction.update": 1,  # the value target
@@ -299,6 +302,13 @@ def test_the_meta_gradient_is_the_difference_with_stops_held(
         grads,
         kept,
     )
+
+    # Mixed mode is the same gradient, and lets as little through.
+    mixed_mode = jax.jit(MixedMode(loop).of_group, compiler_options=tiny.QUICK)
+    mixed, *_ = mixed_mode(meta_params, window)
+    check_against_differences(loss, meta_params, mixed)
+    poisoned, *_ = mixed_mode(meta_params, tiny.poison(window, 0))
+    tiny.assert_same_bits(mixed, poisoned)
 
 
 def test_one_update_does_not_see_the_lifetime_network(

@@ -1,0 +1,160 @@
+"""Mixed mode gives reverse mode's meta-gradient, to rounding, and does less for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache, partial
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from metarl.agents import group, lesson
+from metarl.meta import linear_maps
+from metarl.meta.estimators import ReverseMode
+from metarl.meta.inner_loop import InnerLoop, Window
+from metarl.meta.mixed_mode import MixedMode
+from metarl.rules.base import TargetNetwork, UpdateRule
+from metarl.rules.disco import Disco
+from metarl.types import Params
+
+DISCO = Disco(tiny.DISCO)
+PULL = tiny.Scaled(peer_cost=0.3, target_network=TargetNetwork("copy", every=2))
+SCALED = {"gain": np.asarray(1.5), "bias": np.asarray(-0.25)}
+
+
+@cache
+def loop_for(rule: UpdateRule) -> InnerLoop:
+    return tiny.inner_loop_for(tiny.agent_for(rule))
+
+
+def window_for(rule: UpdateRule, *, updates: int, peers: int) -> Window:
+    """Return one group's window, its agents in the middle of their lives.
+
+    Its rollouts hold terminal, truncated and invalid transitions.
+    """
+    window = tiny.window_for(loop_for(rule), 3, updates=updates, peers=peers)
+    window = dataclasses.replace(window, agents=tiny.warm(window.agents, 5))
+    return jax.tree.map(lambda x: x[None], window)
+
+
+def params_of(rule: UpdateRule) -> Params:
+    return tiny.disco_params(7) if rule is DISCO else jax.tree.map(np.asarray, SCALED)
+
+
+def compute(estimator: object, params: Params, window: Window) -> tuple:
+    gradient = jax.jit(estimator.gradient, compiler_options=tiny.QUICK)
+    return jax.device_get(gradient(params, window))
+
+
+def distance(found: object, expected: object) -> float:
+    """Return the relative L2 distance of two trees, taken as one vector each."""
+    found, expected = (
+        np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(tree)])
+        for tree in (found, expected)
+    )
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize(
+    ("rule", "updates", "peers", "remat"),
+    [
+        (DISCO, 4, 1, True),
+        (DISCO, 4, 1, False),
+        (DISCO, 1, 1, True),
+        (DISCO, 3, 2, False),
+        (PULL, 4, 2, True),
+    ],
+    ids=["disco", "kept", "one update", "two peers", "pull and copied target"],
+)
+def test_it_equals_reverse_mode(
+    rule: UpdateRule, updates: int, peers: int, remat: bool, x64: None
+) -> None:
+    params, loop = params_of(rule), loop_for(rule)
+    window = window_for(rule, updates=updates, peers=peers)
+    mixed = MixedMode(dataclasses.replace(loop, remat=remat))
+    grads, values, metrics = compute(mixed, params, window)
+    expected, *rest = compute(ReverseMode(loop), params, window)
+    assert distance(grads, expected) < 1e-10
+    for found, wanted in zip(
+        jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-14)
+    assert sum(np.linalg.norm(x) for x in jax.tree.leaves(expected)) > 1e-4
+    tiny.assert_close((values, metrics), tuple(rest))
+
+
+def test_in_float32_it_is_as_near_to_float64_as_reverse_mode(
+    request: pytest.FixtureRequest,
+) -> None:
+    loop = loop_for(DISCO)
+    single = window_for(DISCO, updates=4, peers=1)
+    params = tiny.disco_params(7)
+    found = {
+        kind: compute(kind(loop), params, single)[0]
+        for kind in (MixedMode, ReverseMode)
+    }
+    request.getfixturevalue("x64")
+
+    def double(tree: object) -> object:
+        return jax.tree.map(
+            lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, tree
+        )
+
+    exact, *_ = compute(ReverseMode(loop), double(params), double(single))
+    errors = {kind: distance(grads, exact) for kind, grads in found.items()}
+    assert 0 < errors[MixedMode] < 2 * errors[ReverseMode] < 1e-3
+
+
+def test_the_updates_are_the_agents_own(x64: None) -> None:
+    # What `group.update` did while acting, and what is differentiated, is one thing.
+    loop = loop_for(DISCO)
+    window = jax.tree.map(lambda x: x[0], window_for(DISCO, updates=1, peers=2))
+    params = tiny.disco_params(7)
+    rollouts, key = jax.tree.map(lambda x: x[0], (window.rollouts, window.keys))
+
+    @partial(jax.jit, compiler_options=tiny.QUICK)
+    def both(params: Params, agents: object, rollouts: object, key: object) -> tuple:
+        acted, acted_record = group.update(loop.agent, params, agents, rollouts, key)
+        found, record, _ = MixedMode(loop)._update(params, agents, rollouts, key)
+        return (found, record), (acted, acted_record)
+
+    found, expected = both(params, window.agents, rollouts, key)
+    tiny.assert_close(found, expected)
+
+
+def test_heads_that_the_rule_stops_are_not_gone_back_through(x64: None) -> None:
+    loop = loop_for(DISCO)
+    window = jax.tree.map(lambda x: x[0], window_for(DISCO, updates=1, peers=1))
+    rollouts, key = jax.tree.map(lambda x: x[0], (window.rollouts, window.keys))
+    batch, agents = group.pool(rollouts), window.agents
+    function = MixedMode(loop)._lesson_of(agents, batch, key)
+    outputs, read = lesson.evaluate(loop.agent, agents.params, batch)
+    target = lesson.evaluate_target(loop.agent, agents.target_params, batch)
+    arguments = (
+        tiny.disco_params(7),
+        linear_maps.floats(agents.rule_state),
+        outputs,
+        target,
+        read,
+    )
+    # Policies and values are inputs of the meta-network, no paths for its gradient.
+    assert linear_maps.open_heads(function, arguments) == ({"y", "z"}, {"y", "z"})
+
+
+def test_memory_grows_with_the_number_of_updates_by_their_states_alone() -> None:
+    loop = loop_for(DISCO)
+    sizes = {}
+    for updates in (2, 8):
+        window = window_for(DISCO, updates=updates, peers=1)
+        compiled = (
+            jax.jit(MixedMode(loop).gradient, compiler_options=tiny.QUICK)
+            .lower(tiny.disco_params(7), window)
+            .compile()
+        )
+        sizes[updates] = compiled.memory_analysis().temp_size_in_bytes
+    agents = window.agents
+    state = sum(x.nbytes for x in jax.tree.leaves((agents, agents.params)))
+    # The states, gradients and logs; three times as much for copies of the compiler's.
+    assert sizes[8] - sizes[2] < 6 * 3 * state

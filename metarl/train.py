@@ -35,6 +35,7 @@ from metarl.rollout.actor import POOL_KEYS, Actor
 from metarl.rollout.ahead import RolloutQueue
 from metarl.rules.base import Metrics
 from metarl.run_folder import RunFolder, describe_machine, load_parent
+from metarl.runtime import release_memory
 from metarl.stop_signals import stop_signals
 from metarl.tracking import Position, RunLabels, Tracker
 from metarl.types import Params, Rollout
@@ -154,6 +155,7 @@ class MetaTraining:
             # The first meta-step compiles, and says so in lines of its own.
             with heartbeat("compiling and taking the first meta-step"):
                 row = self._step_and_log(tracker)
+            release_memory()
             with Progress(
                 total, "meta-training", "meta_step", done=self.meta_steps
             ) as progress:

@@ -24,6 +24,7 @@ from metarl.meta.estimators import Population
 from metarl.meta.inner_loop import Window
 from metarl.rollout.actor import Actor
 from metarl.run_folder import load_parent
+from metarl.runtime import release_memory
 from metarl.types import Params, Rollout
 
 Tree = TypeVar("Tree")
@@ -77,7 +78,9 @@ def compile_program(function: Any, *inputs: Any) -> tuple[Any, Compiled]:
     lowered = function.lower(*inputs)
     traced = time.perf_counter()
     program = lowered.compile()
-    return program, Compiled(traced - start, time.perf_counter() - traced)
+    compiled = Compiled(traced - start, time.perf_counter() - traced)
+    release_memory()
+    return program, compiled
 
 
 def program_memory(program: Any) -> dict[str, Value]:

@@ -27,6 +27,7 @@ from metarl.evaluation.results import CurveRow, Result, make_result
 from metarl.rollout.actor import Actor, split_groups
 from metarl.rollout.replay import Replay
 from metarl.rules.base import Metrics
+from metarl.runtime import release_memory
 from metarl.types import Params, Rollout
 
 LAST_EPISODES = 100
@@ -242,6 +243,8 @@ class BatchRun:
             for states, rollout, keys in chunks
         ]
         self._states = jax.block_until_ready([states for states, _ in updated])
+        if self._updates == 0:
+            release_memory()  # of the compiler
         self._updates += 1
         self._update_time += time.perf_counter() - start
         return [metrics for _, metrics in updated]

@@ -89,9 +89,14 @@ def softmax_dot(logits: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def kl_divergence(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
-    """Return KL(p || q) of two categorical distributions, over the last axis."""
-    log_p, log_q = jax.nn.log_softmax(p_logits), jax.nn.log_softmax(q_logits)
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+    """Return KL(p || q) of two categorical distributions, over the last axis.
+
+    As ``sum p (log p - q_logits) + logsumexp(q_logits)``: of q no array but its logits
+    is made, and the gradient for them, softmax(q) - p, needs no further sum.
+    """
+    log_p = jax.nn.log_softmax(p_logits)
+    log_total = jax.nn.logsumexp(q_logits, axis=-1)
+    return jnp.sum(jnp.exp(log_p) * (log_p - q_logits), axis=-1) + log_total
 
 
 def cross_entropy(p: jax.Array, q_logits: jax.Array) -> jax.Array:

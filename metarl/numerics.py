@@ -82,26 +82,33 @@ def softmax_dot(logits: jax.Array, weights: jax.Array) -> jax.Array:
     The probabilities are never stored: the normaliser is one more column of the
     product, and its division comes after it, on n numbers instead of Y.
     """
-    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     ones = jnp.ones((weights.shape[0], 1), weights.dtype)
-    sums = jnp.exp(logits - largest) @ jnp.concatenate([weights, ones], axis=1)
+    sums = jnp.exp(_less_largest(logits)) @ jnp.concatenate([weights, ones], axis=1)
     return sums[..., :-1] / sums[..., -1:]
+
+
+def _less_largest(logits: jax.Array) -> jax.Array:
+    """Return ``logits`` with 0 as the largest, for functions that ignore an offset."""
+    # The offset cancels in the caller's result, and so does its gradient.
+    return logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
 
 
 def kl_divergence(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
     """Return KL(p || q) of two categorical distributions, over the last axis.
 
-    As ``sum p (log p - q_logits) + logsumexp(q_logits)``: of q no array but its logits
-    is made, and the gradient for them, softmax(q) - p, needs no further sum.
+    As ``sum p (log p - q) + log sum exp q``, with the logits q less their largest: of q
+    no other array is made, and the gradient for it, softmax(q) - p, needs no further
+    sum.
     """
-    log_p = jax.nn.log_softmax(p_logits)
-    log_total = jax.nn.logsumexp(q_logits, axis=-1)
-    return jnp.sum(jnp.exp(log_p) * (log_p - q_logits), axis=-1) + log_total
+    log_p, q = jax.nn.log_softmax(p_logits), _less_largest(q_logits)
+    log_total = jnp.log(jnp.sum(jnp.exp(q), axis=-1))
+    return jnp.sum(jnp.exp(log_p) * (log_p - q), axis=-1) + log_total
 
 
 def cross_entropy(p: jax.Array, q_logits: jax.Array) -> jax.Array:
     """Return ``-sum p log q``, of probabilities ``p`` that sum to 1, and logits."""
-    return jax.nn.logsumexp(q_logits, axis=-1) - jnp.sum(p * q_logits, axis=-1)
+    q = _less_largest(q_logits)
+    return jnp.log(jnp.sum(jnp.exp(q), axis=-1)) - jnp.sum(p * q, axis=-1)
 
 
 def entropy(logits: jax.Array) -> jax.Array:
@@ -111,7 +118,10 @@ def entropy(logits: jax.Array) -> jax.Array:
 
 
 def take_action(values: jax.Array, actions: jax.Array) -> jax.Array:
-    """Return ``values[t, b, actions[t, b]]``: ``[T, B, A, ...] -> [T, B, ...]``."""
+    """Return ``values[t, b, actions[t, b]]``: ``[T, B, A, ...] -> [T, B, ...]``.
+
+    Of an action that there is not, 0.
+    """
     axis = actions.ndim
     # Selected and summed rather than gathered: the transpose of a gather is a scatter,
     # which XLA on CPU writes one entry after another.

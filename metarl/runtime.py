@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from pathlib import Path
 
 from metarl.config import RuntimeConfig
@@ -57,9 +58,10 @@ def release_memory() -> None:
 
     The C library of Linux keeps it otherwise; elsewhere this does nothing.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not with musl
+        if trim is not None:
+            trim(0)
 
 
 def _unavailable(platform: str, reason: str) -> UserError:

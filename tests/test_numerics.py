@@ -114,6 +114,31 @@ def test_divergences_equal_hand_computed_values():
     np.testing.assert_allclose(numerics.entropy(jnp.zeros(8)), 3 * np.log(2))
 
 
+def test_divergences_ignore_an_offset_of_the_logits() -> None:
+    rng = np.random.default_rng(0)
+    p_logits = jnp.asarray(rng.normal(size=(64, 600)), jnp.float32)
+    q_logits = p_logits + jnp.asarray(1e-3 * rng.normal(size=(64, 600)), jnp.float32)
+    exact = numerics.kl_divergence(p_logits, q_logits)
+    # Thousands cost float32 the logits' own digits, and nothing else.
+    shifted = numerics.kl_divergence(p_logits, q_logits + 64)
+    assert float(jnp.min(exact)) > -2e-6
+    np.testing.assert_allclose(shifted, exact, atol=1e-5)
+    p = jax.nn.softmax(p_logits)
+    np.testing.assert_allclose(
+        numerics.cross_entropy(p, q_logits + 64),
+        numerics.cross_entropy(p, q_logits),
+        rtol=1e-5,
+    )
+
+
+def test_of_an_action_that_there_is_not_nothing_is_taken() -> None:
+    values = jnp.asarray([[[1.0, 2.0], [3.0, 4.0]]] * 2)  # [T, B, A] = [2, 2, 2]
+    actions = jnp.asarray([[0, 1], [2, -1]])
+    np.testing.assert_array_equal(
+        numerics.take_action(values, actions), [[1.0, 4.0], [0.0, 0.0]]
+    )
+
+
 def test_take_action_picks_the_action_axis():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(2, 3, 4, 5))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import ctypes
+import os
 from pathlib import Path
 
 import jax
@@ -61,10 +62,13 @@ def test_a_missing_gpu_is_the_users_to_mend():
         runtime.configure(RuntimeConfig(platform="gpu"))
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc_trim")
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library is not glibc"
+)
 def test_freed_memory_goes_back_to_the_system():
     def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
     # Small pieces stay with the C library when they are freed: here all but the last.
     pieces = [bytes(2000) for _ in range(50_000)]
@@ -72,4 +76,4 @@ def test_freed_memory_goes_back_to_the_system():
     last = pieces[-1]
     del pieces
     runtime.release_memory()
-    assert full - resident() > 15_000, len(last)  # pages of 4 KiB; 100 MB were freed
+    assert full - resident() > 60e6, len(last)  # of 100 MB that were freed

@@ -51,6 +51,7 @@ def main(
     names = plan.sequence(asked, compare=config.bench.compare, agents=agents)
     progress = Console(stderr=True)
     records: list[Record] = []
+    exit_code = EXIT_DONE
     for i, name in enumerate(names):
         title = f"{i + 1}/{len(names)} {name}: {plan.CASES[name].summary}"
         try:
@@ -59,7 +60,7 @@ def main(
         except CaseFailed as failure:
             say(f"bench: {failure}", console=progress)
             if name in asked:
-                return EXIT_FAILED
+                exit_code = EXIT_FAILED  # after what else there is to measure
             continue
         records.append(record)
         if as_json:
@@ -68,7 +69,7 @@ def main(
         say("")
         for line in table.lines(records, asked):
             say(line)
-    return EXIT_DONE
+    return exit_code
 
 
 def load_config(

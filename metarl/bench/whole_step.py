@@ -22,6 +22,7 @@ def train_step(config: BenchConfig) -> Iterator[Subject]:
     with tempfile.TemporaryDirectory(prefix="metarl-bench-") as folder:
         settings["run_dir"] = Path(folder) / "run"
         settings["tracking"]["wandb"] = "disabled"
+        settings["meta_steps"] = 2**31 - 1  # the last ones would not overlap
         train = TrainConfig.model_validate(settings)
         with contextlib.ExitStack() as stack:
             with preparing(config):

@@ -85,10 +85,16 @@ class RolloutBuilder:
         terminated = _array("terminated", terminated, np.bool_, (size,))
         truncated = _array("truncated", truncated, np.bool_, (size,))
         rewards = _array("rewards", rewards, np.float32, (size,))
+        taken = _array("actions", actions, np.int32, (size,))
+        if taken.min() < 0 or taken.max() >= self._num_actions:
+            raise UserError(
+                f"actions: {taken.min()} to {taken.max()} "
+                f"(allowed: 0 to {self._num_actions - 1})"
+            )
         self._check_resets(rewards, terminated | truncated)
         self._steps.append(
             {
-                "actions": _array("actions", actions, np.int32, (size,)),
+                "actions": taken,
                 "behaviour_logits": _array(
                     "behaviour_logits",
                     behaviour_logits,

@@ -43,6 +43,11 @@ class Head:
     per_action: bool = False
     taken: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse the row of an action where there are none."""
+        if self.taken and not self.per_action:
+            raise ValueError(f"head '{self.name}': taken=True needs per_action=True")
+
 
 @dataclasses.dataclass(frozen=True)
 class TargetNetwork:

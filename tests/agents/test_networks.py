@@ -401,3 +401,8 @@ def test_value_function_reproduces_the_golden_values(reference, seed):
 def test_unknown_golden_names_are_refused():
     with pytest.raises(UserError, match="'mlp/linear_7/w' belongs to no known module"):
         golden_names.agent_from_golden({"mlp/linear_7/w": np.zeros(1)})
+
+
+def test_a_row_of_an_action_is_refused_where_there_are_none():
+    with pytest.raises(ValueError, match="head 'y': taken=True needs per_action=True"):
+        Head("y", 3, taken=True)

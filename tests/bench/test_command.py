@@ -110,13 +110,13 @@ def test_bad_input_is_one_line_and_exit_code_2(words: list[str], line: str) -> N
 
 
 def test_ctrl_c_ends_the_process_of_the_case_too() -> None:
+    # A shell's background job, as these tests may be, ignores it, and so would a child.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [*BENCH, "env", *tiny_run.OVERRIDES, "bench.seconds=300"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background job, as these tests may be, is started to ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         try:
             assert process.stderr is not None
@@ -126,6 +126,7 @@ def test_ctrl_c_ends_the_process_of_the_case_too() -> None:
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=20)
         finally:
+            signal.signal(signal.SIGINT, before)
             process.kill()
     assert process.returncode == 130
     assert errors == "metarl: interrupted\n"

@@ -250,8 +250,9 @@ def expected_stops(*, updates: int, peers: int) -> Counter[str]:
             "Disco.value_estimates": 3,  # own, target's and behaviour's outputs
             "Disco.regularizers": 1,  # the target network's policy
             "_Inputs.of": 3,  # policies as features
-            # The largest logit, which cancels: q twice, y and z twice, y's target.
-            "softmax_dot": 2 + 4 + 1,
+            # The largest logit, which cancels: of q twice, y and z twice and y's target
+            # as inputs; in five losses; and in one regulariser.
+            "_less_largest": 2 + 4 + 1 + 5 + 1,
             "adam_direction": agent_tensors + value_tensors,
             "ValueFunction.advantages": 2,  # the policy, and the values
             "ValueFunction.update": 1,  # the value target

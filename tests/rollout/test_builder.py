@@ -120,6 +120,7 @@ def test_environments_that_reset_at_once_are_refused() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
+        ("actions", [0, 1, 2, 1], r"actions: 0 to 2 \(allowed: 0 to 1\)"),
         ("actions", [0, 1, 0], r"actions: shape \[3\] \(needed here: \[4\]\)"),
         ("behaviour_logits", np.zeros((4, 3)), r"behaviour_logits: shape \[4, 3\]"),
         ("observations", np.zeros((4, 2)), r"observations: shape \[4, 2\]"),

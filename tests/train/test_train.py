@@ -399,19 +399,19 @@ def test_a_run_that_acts_ahead_is_saved_as_if_it_did_not(tmp_path: Path) -> None
             np.testing.assert_array_equal(value, right[name], err_msg=name)
 
 
-def test_programs_do_not_grow_with_the_number_of_agents(tmp_path: Path) -> None:
-    def size(num_agents: int) -> int:
+def test_programs_grow_neither_with_agents_nor_with_updates(tmp_path: Path) -> None:
+    def size(num_agents: int, updates: int) -> int:
         config = tiny_run.config(tmp_path / "x", f"population.num_agents={num_agents}")
         experiment = experiments.build(config)
         params = experiments.initial_meta_params(experiment, config)
         _, population = experiments.initial_state(experiment, config, params)
         agent, spec = experiment.agent, experiment.pool_spec
         rollout = synthetic_rollout(num_agents, spec.observation_shape)
-        keys = jax.random.split(jax.random.key(0), (num_agents, 2))
+        keys = jax.random.split(jax.random.key(0), (num_agents, updates))
         window = Window(
             agents=population.agents,
             values=population.values,
-            rollouts=jax.tree.map(lambda x: np.stack([x, x], axis=1), rollout),
+            rollouts=jax.tree.map(lambda x: np.stack([x] * updates, axis=1), rollout),
             keys=keys,
             validation=rollout,
         )
@@ -421,7 +421,7 @@ def test_programs_do_not_grow_with_the_number_of_agents(tmp_path: Path) -> None:
 
     # No other axis of the tiny run has one of these lengths, so that no function of
     # the program happens to serve two of them.
-    assert size(11) == size(19)
+    assert size(11, 23) == size(19, 23) == size(11, 29)
 
 
 def synthetic_rollout(groups: int, observation_shape: tuple[int, ...]) -> Rollout:

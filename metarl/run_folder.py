@@ -28,6 +28,7 @@ EXTENDABLE = ("meta_steps",)
 ELSEWHERE = (
     "run_dir",
     "environment.num_threads",
+    "population.overlap",
     "runtime.compilation_cache",
     "tracking.wandb",
     "tracking.project",

@@ -115,11 +115,15 @@ def _notes(by_name: Mapping[str, Record]) -> list[str]:
             f"jax {first['jax']}"
         )
         hits = sum(int(_number(record, "programs_from_cache")) for record in compiled)
-        notes.append(
-            f"compiled with the cache of compiled programs: {hits} were read from it"
-            if first["warm_cache"]
-            else "compiled cold: no cache of compiled programs was used"
-        )
+        if not first["warm_cache"]:
+            notes.append("compiled cold: no cache of compiled programs was used")
+        elif hits:
+            notes.append(f"programs read from the cache of compiled ones: {hits}")
+        else:
+            notes.append(
+                "compiled cold: the cache had none of these programs; now it has, so "
+                "run this again for a second start"
+            )
     notes.append(
         "each case in a process of its own; step: median; compile: without trace where "
         "that stands beside it; time, memory: relative to the case asked for"

@@ -74,7 +74,7 @@ def test_what_came_from_the_cache_and_device_memory_are_told() -> None:
     lines = table.lines(records, ["forward"])
     assert lines[0].split()[-3:] == ["peak", "RSS", "device"]
     assert lines[1].split()[-2:] == ["2", "MiB"]
-    assert any(line.endswith("3 were read from it") for line in lines)
+    assert any(line.endswith("compiled ones: 3") for line in lines)
 
 
 def test_durations_have_three_digits_and_a_unit() -> None:

@@ -221,7 +221,12 @@ def test_an_interrupt_is_reported_without_a_traceback(monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(commands, "games", interrupt)
-    assert cli.main(["games"]) == 130
+    # A shell's background job, as these tests may be, is started to ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert cli.main(["games"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "metarl: interrupted\n"
 
 

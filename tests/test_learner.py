@@ -176,7 +176,7 @@ def test_a_network_that_does_not_fit_is_one_line(network: object, message: str) 
 
 def test_a_head_per_action_needs_its_rows() -> None:
     heads = tuple(
-        dataclasses.replace(head, per_action=False)
+        dataclasses.replace(head, per_action=False, taken=False)
         for head in make_rule(DISCO).spec(ACTIONS).heads
     )
     with pytest.raises(

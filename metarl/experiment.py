@@ -22,7 +22,7 @@ from metarl.config import TrainConfig
 from metarl.envs.tasks import PoolSpec, Task, pool_spec, resolve_environment
 from metarl.errors import UserError
 from metarl.meta import trainer
-from metarl.meta.estimators import Population, ReverseMode
+from metarl.meta.estimators import ExactEstimator, Population, ReverseMode
 from metarl.meta.inner_loop import InnerLoop
 from metarl.meta.mixed_mode import MixedMode
 from metarl.meta.objective import ValueFunction
@@ -30,7 +30,7 @@ from metarl.rules import make_rule
 from metarl.rules.base import UpdateRule
 from metarl.types import Params
 
-ESTIMATORS: dict[str, type[MixedMode] | type[ReverseMode]] = {
+ESTIMATORS: dict[str, type[ExactEstimator]] = {
     "mixed": MixedMode,
     "reverse": ReverseMode,
 }
@@ -51,7 +51,7 @@ class Experiment:
     tasks: tuple[Task, ...]
     pool_spec: PoolSpec
     agent: Agent
-    estimator: MixedMode | ReverseMode
+    estimator: ExactEstimator
 
     @property
     def rule(self) -> UpdateRule:

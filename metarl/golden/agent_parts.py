@@ -38,7 +38,7 @@ from metarl.golden.tiny_agent import (
     tiny_inner_loop,
     value_arrays,
 )
-from metarl.meta.estimators import ReverseMode
+from metarl.meta.estimators import ExactEstimator
 from metarl.meta.inner_loop import InnerLoop, Window
 from metarl.meta.mixed_mode import MixedMode
 from metarl.meta.objective import ValueState
@@ -135,7 +135,7 @@ def _learner_step(
 def meta_gradient(
     file: GoldenFile,
     subject: Subject,
-    estimator: type[MixedMode] | type[ReverseMode] = MixedMode,
+    estimator: type[ExactEstimator] = MixedMode,
 ) -> Arrays:
     """Return the outputs of parts d and e: a meta-gradient and what leads to it.
 

@@ -7,6 +7,7 @@ differentiates its record.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from functools import partial
@@ -48,8 +49,8 @@ class Estimator(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReverseMode:
-    """Reverse-mode differentiation of the unrolled updates.
+class ExactEstimator(abc.ABC):
+    """Differentiates the record of one play, group by group.
 
     Attributes:
       inner_loop: what is differentiated.
@@ -72,11 +73,26 @@ class ReverseMode:
         self, meta_params: Params, window: Window
     ) -> tuple[Params, ValueState, Metrics]:
         """Return gradients ``[G, ...]``, value functions after it, metrics ``[G]``."""
+        return map_groups(
+            lambda window: self.of_group(meta_params, window), window, chunk=self.chunk
+        )
 
-        def of_group(window: Window) -> tuple[Params, ValueState, Metrics]:
-            grads, (_, values, metrics) = jax.grad(self.inner_loop.loss, has_aux=True)(
-                meta_params, window
-            )
-            return grads, values, metrics
+    @abc.abstractmethod
+    def of_group(
+        self, meta_params: Params, window: Window
+    ) -> tuple[Params, ValueState, Metrics]:
+        """Return the gradient of one group, its value functions and metrics."""
 
-        return map_groups(of_group, window, chunk=self.chunk)
+
+@dataclasses.dataclass(frozen=True)
+class ReverseMode(ExactEstimator):
+    """Reverse-mode differentiation of the unrolled updates."""
+
+    def of_group(
+        self, meta_params: Params, window: Window
+    ) -> tuple[Params, ValueState, Metrics]:
+        """Return the gradient of one group, its value functions and metrics."""
+        grads, (_, values, metrics) = jax.grad(self.inner_loop.loss, has_aux=True)(
+            meta_params, window
+        )
+        return grads, values, metrics

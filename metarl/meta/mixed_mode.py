@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar, cast
 
 import jax
@@ -24,9 +23,8 @@ import jax.numpy as jnp
 from metarl.agents import group
 from metarl.agents import lesson as lessons
 from metarl.agents.agent import AgentState
-from metarl.agents.population import map_groups
-from metarl.meta.estimators import Play, Population
-from metarl.meta.inner_loop import InnerLoop, StepLog, Window
+from metarl.meta.estimators import ExactEstimator
+from metarl.meta.inner_loop import StepLog, Window
 from metarl.meta.linear_maps import Linear, floats, open_heads, vjp_of, with_floats
 from metarl.meta.objective import ValueState
 from metarl.rules.base import Metrics
@@ -70,38 +68,14 @@ class _Cotangents:
 
 
 @dataclasses.dataclass(frozen=True)
-class MixedMode:
+class MixedMode(ExactEstimator):
     """Mixed-mode differentiation of the unrolled updates.
 
     Equal to `ReverseMode` but for rounding, and for rules that take one gradient step
-    per batch only.
-
-    Attributes:
-      inner_loop: what is differentiated. With its `remat` the backward pass computes
-        each update anew, and memory grows with N only by the agents' states; without,
-        by all that the update computed.
-      chunk: groups differentiated at once.
+    per batch only. With the inner loop's `remat` the backward pass computes each update
+    anew, and memory grows with N only by the agents' states and gradients; without,
+    what the rule computed in each update is kept as well.
     """
-
-    inner_loop: InnerLoop
-    chunk: int = 1
-
-    def __call__(
-        self, play: Play, meta_params: Params, population: Population, key: jax.Array
-    ) -> tuple[Population, Params, Metrics]:
-        """Play once and differentiate the record."""
-        population, _, window = play(meta_params, population, key)
-        grads, values, metrics = self.gradient(meta_params, window)
-        return dataclasses.replace(population, values=values), grads, metrics
-
-    @partial(jax.jit, static_argnums=0)
-    def gradient(
-        self, meta_params: Params, window: Window
-    ) -> tuple[Params, ValueState, Metrics]:
-        """Return gradients ``[G, ...]``, value functions after it, metrics ``[G]``."""
-        return map_groups(
-            lambda window: self.of_group(meta_params, window), window, chunk=self.chunk
-        )
 
     def of_group(
         self, meta_params: Params, window: Window

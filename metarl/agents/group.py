@@ -7,6 +7,7 @@ gather along the agent axis. A single agent is a group of one, by the same code.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -27,6 +28,7 @@ from metarl.rules.base import Metrics, RuleSpec, Targets
 from metarl.types import Experience, Outputs, Params, Rollout, pytree
 
 Tree = TypeVar("Tree")
+Notes = TypeVar("Notes")
 
 
 @pytree
@@ -79,6 +81,47 @@ def update(
       The agents after the update, and what it computed.
     """
     batch = pool(rollouts)
+    if takes_one_step(agent.spec):
+
+        def study(
+            outputs: Outputs, target_outputs: Outputs, read: Outputs
+        ) -> tuple[Outputs, Lesson, Metrics, None]:
+            both = (outputs, target_outputs)
+            lesson = teach(agent, meta_params, states, both, batch, key)
+            gradient, metrics = loss_gradient(agent, read, lesson)
+            return gradient, lesson, metrics, None
+
+        after, record, _ = take_one_step(agent, states, batch, study)
+        return after, record
+    outputs, _ = evaluate(agent, states.params, batch)
+    target_outputs = evaluate_target(agent, states.target_params, batch)
+    lesson = teach(agent, meta_params, states, (outputs, target_outputs), batch, key)
+    stepped, metrics = _minibatch_steps(agent, states, batch.observations, lesson, key)
+    metrics = {**lesson.metrics, **metrics}
+    record = UpdateRecord(lesson.experience, lesson.targets, {}, metrics)
+    return _grown(agent, states, stepped, lesson, batch), record
+
+
+def take_one_step(
+    agent: Agent,
+    states: AgentState,
+    batch: Rollout,
+    study: Callable[
+        [Outputs, Outputs, Outputs], tuple[Outputs, Lesson, Metrics, Notes]
+    ],
+) -> tuple[AgentState, UpdateRecord, Notes]:
+    """Update a group by one gradient step on the whole batch.
+
+    Args:
+      agent: what the agents have in common.
+      states: of the agents, leading axis K.
+      batch: pooled.
+      study: of outputs, target outputs and what the loss reads: the loss's gradient
+        for the latter, the lesson, the loss's metrics, and any notes of its own.
+
+    Returns:
+      The agents after the update, what it computed, and the notes.
+    """
 
     def forward(params: Params) -> tuple[Outputs, Outputs]:
         outputs, read = evaluate(agent, params, batch)
@@ -88,21 +131,13 @@ def update(
     # the loss is differentiated with respect to what it reads of them.
     read, backward, outputs = jax.vjp(forward, states.params, has_aux=True)
     target_outputs = evaluate_target(agent, states.target_params, batch)
-    lesson = teach(agent, meta_params, states, (outputs, target_outputs), batch, key)
-    spec = agent.spec
-    if takes_one_step(spec):
-        grad_read, loss_metrics = loss_gradient(agent, read, lesson)
-        (grads,) = backward(grad_read)
-        params, optimizer, step_metrics = step(agent, states, grads)
-        stepped = dataclasses.replace(states, params=params, optimizer=optimizer)
-    else:
-        grads = {}
-        stepped, loss_metrics, step_metrics = _minibatch_steps(
-            agent, states, batch.observations, lesson, key
-        )
+    gradient, lesson, loss_metrics, notes = study(outputs, target_outputs, read)
+    (grads,) = backward(gradient)
+    params, optimizer, step_metrics = step(agent, states, grads)
+    stepped = dataclasses.replace(states, params=params, optimizer=optimizer)
     metrics = {**lesson.metrics, **loss_metrics, **step_metrics}
     record = UpdateRecord(lesson.experience, lesson.targets, grads, metrics)
-    return grown(agent, states, stepped, lesson, batch), record
+    return _grown(agent, states, stepped, lesson, batch), record, notes
 
 
 def takes_one_step(spec: RuleSpec) -> bool:
@@ -110,7 +145,7 @@ def takes_one_step(spec: RuleSpec) -> bool:
     return spec.epochs * spec.minibatches == 1
 
 
-def grown(
+def _grown(
     agent: Agent,
     before: AgentState,
     stepped: AgentState,
@@ -133,7 +168,7 @@ def _minibatch_steps(
     observations: jax.Array,
     lesson: Lesson,
     key: jax.Array,
-) -> tuple[AgentState, Metrics, Metrics]:
+) -> tuple[AgentState, Metrics]:
     """Take `epochs * minibatches` steps on fresh outputs; metrics are means."""
     spec = agent.spec
     # The T + 1st observation has no transition; behind it, every array is [T, B].
@@ -173,7 +208,7 @@ def _minibatch_steps(
     states, metrics = jax.lax.scan(
         one, states, orders.reshape(spec.epochs * spec.minibatches, size)
     )
-    return states, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics), {}
+    return states, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
 
 
 def _flatten_time(x: jax.Array, batch_axis: int) -> jax.Array:

@@ -138,31 +138,23 @@ class MixedMode(ExactEstimator):
           The agents after it; its record; and of the lesson in it the gradient for
           what the loss reads, with the way back through the lesson.
         """
-        agent = self.inner_loop.agent
         batch = group.pool(rollouts)
 
-        def forward(params: Params) -> tuple[Outputs, Outputs]:
-            outputs, read = lessons.evaluate(agent, params, batch)
-            return read, outputs
+        def study(
+            outputs: Outputs, target_outputs: Outputs, read: Outputs
+        ) -> tuple[Outputs, lessons.Lesson, Metrics, tuple[Outputs, Linear]]:
+            (gradient, *_), back, (lesson, metrics) = jax.vjp(
+                self._lesson_of(agents, batch, key),
+                meta_params,
+                floats(agents.rule_state),
+                outputs,
+                target_outputs,
+                read,
+                has_aux=True,
+            )
+            return gradient, lesson, metrics, (gradient, back)
 
-        read, backward, outputs = jax.vjp(forward, agents.params, has_aux=True)
-        target_outputs = lessons.evaluate_target(agent, agents.target_params, batch)
-        (gradient, *_), lesson_back, (lesson, loss_metrics) = jax.vjp(
-            self._lesson_of(agents, batch, key),
-            meta_params,
-            floats(agents.rule_state),
-            outputs,
-            target_outputs,
-            read,
-            has_aux=True,
-        )
-        (grads,) = backward(gradient)
-        params, optimizer, step_metrics = lessons.step(agent, agents, grads)
-        stepped = dataclasses.replace(agents, params=params, optimizer=optimizer)
-        metrics = {**lesson.metrics, **loss_metrics, **step_metrics}
-        record = group.UpdateRecord(lesson.experience, lesson.targets, grads, metrics)
-        after = group.grown(agent, agents, stepped, lesson, batch)
-        return after, record, (gradient, lesson_back)
+        return group.take_one_step(self.inner_loop.agent, agents, batch, study)
 
     def _tape(
         self, meta_params: Params, saved: _Saved, rollouts: Rollout, key: jax.Array

@@ -1,4 +1,4 @@
-"""Read YAML files and `key=value` overrides into the models of `config.py`, and back.
+"""Read YAML files and `key=value` overrides into the models of `config/`, and back.
 
 Defaults, then files from left to right, then overrides are merged as plain mappings,
 and validated once; a mistake becomes one line. Must not import jax or environments.

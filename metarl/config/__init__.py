@@ -1,0 +1,74 @@
+"""The typed schema of the YAML files: what can be configured, and what is allowed.
+
+Knows no arrays; `config_loader.py` reads files and overrides into these models.
+"""
+
+from __future__ import annotations
+
+from metarl.config.agent import (
+    ActionModelConfig,
+    AgentConfig,
+    ImpalaTorso,
+    MLPTorso,
+    NatureTorso,
+    NetworkConfig,
+    OptimizerConfig,
+    Torso,
+)
+from metarl.config.base import Decay, Model, NonNegative, Positive, Probability
+from metarl.config.benchmarks import BenchConfig, BenchOptions
+from metarl.config.environment import AtariOptions, EnvironmentConfig
+from metarl.config.evaluation import EvaluationConfig, ReplayConfig
+from metarl.config.rules import (
+    ActorCriticConfig,
+    DiscoConfig,
+    PolicyGradientConfig,
+    RuleConfig,
+)
+from metarl.config.shared import RuntimeConfig, TrackingConfig
+from metarl.config.training import (
+    Acting,
+    CheckpointConfig,
+    MetaConfig,
+    MetaOptimizerConfig,
+    PopulationConfig,
+    RegularizerConfig,
+    TrainConfig,
+    ValueFunctionConfig,
+)
+
+__all__ = [
+    "Acting",
+    "ActionModelConfig",
+    "ActorCriticConfig",
+    "AgentConfig",
+    "AtariOptions",
+    "BenchConfig",
+    "BenchOptions",
+    "CheckpointConfig",
+    "Decay",
+    "DiscoConfig",
+    "EnvironmentConfig",
+    "EvaluationConfig",
+    "ImpalaTorso",
+    "MLPTorso",
+    "MetaConfig",
+    "MetaOptimizerConfig",
+    "Model",
+    "NatureTorso",
+    "NetworkConfig",
+    "NonNegative",
+    "OptimizerConfig",
+    "PolicyGradientConfig",
+    "PopulationConfig",
+    "Positive",
+    "Probability",
+    "RegularizerConfig",
+    "ReplayConfig",
+    "RuleConfig",
+    "RuntimeConfig",
+    "Torso",
+    "TrackingConfig",
+    "TrainConfig",
+    "ValueFunctionConfig",
+]

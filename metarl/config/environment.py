@@ -1,0 +1,52 @@
+"""Games, and how they are presented."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from metarl.config.base import Model, Probability
+
+
+class AtariOptions(Model):
+    """How Atari games are presented; EnvPool's names where it has one."""
+
+    protocol: Literal["default", "machado", "dqn"] = "default"
+    """`machado` sets sticky actions 0.25, all 18 actions, no life loss, 108,000 frames
+    (Machado et al. 2018); `dqn` no sticky actions, life loss ends episodes, rewards
+    clipped (Mnih et al. 2015). A preset overrides the options it names."""
+    frame_size: Annotated[int, Field(ge=36, le=210)] = 84
+    """Height and width in pixels."""
+    frame_stack: PositiveInt = 4
+    frame_skip: PositiveInt = 4
+    grayscale: bool = True
+    sticky_actions: Probability = 0.0
+    """Probability of repeating the previous action."""
+    noop_max: PositiveInt = 30
+    """No-ops at the start of an episode: EnvPool draws from 1 to this."""
+    fire_reset: bool = False
+    full_action_set: bool = True
+    """All 18 actions, so that games share shapes; else the game's minimal set."""
+    episodic_life: bool = False
+    max_episode_frames: PositiveInt = 108_000
+
+
+class EnvironmentConfig(Model):
+    """Which games, and how they are played."""
+
+    suite: str | None = None
+    """A suite by name; see `metarl games`."""
+    games: tuple[str, ...] = ()
+    """Games by task id, in place of a suite."""
+    num_envs: Annotated[int, Field(gt=0, le=4096)] = 32
+    """Environments of each agent; seeds leave room for 4,096."""
+    num_threads: PositiveInt = 2
+    """EnvPool's threads for all pools together; changes no result."""
+    clip_rewards: bool = False
+    """Train on rewards clipped to [-1, 1]; raw ones are logged all the same."""
+    epoch_steps: PositiveInt = 1_000_000
+    """Steps of each environment after which its pool is rebuilt with a new seed, which
+    bounds the replay at resume; long against an episode, since the unfinished ones are
+    dropped."""
+    atari: AtariOptions = AtariOptions()

@@ -1,0 +1,70 @@
+"""Update rules, told apart by `kind`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from metarl.config.base import Decay, Model, NonNegative, Positive, Probability
+
+
+class PolicyGradientConfig(Model):
+    """REINFORCE with an entropy bonus (Williams 1992)."""
+
+    kind: Literal["policy_gradient"] = "policy_gradient"
+    discount: Probability = 0.99
+    entropy_cost: NonNegative = 0.01
+    moments_decay: Decay = 0.99
+    """Of the running moments that normalise returns."""
+
+
+class ActorCriticConfig(Model):
+    """V-trace actor-critic (Espeholt et al. 2018) with categorical values."""
+
+    kind: Literal["actor_critic"] = "actor_critic"
+    discount: Probability = 0.99
+    trace_lambda: Probability = 0.95
+    entropy_cost: NonNegative = 0.01
+    value_cost: NonNegative = 0.5
+    num_bins: Annotated[int, Field(ge=3)] = 101
+    max_abs_value: Positive = 50.0
+    """Bound of the value bins, in signed-hyperbolic space: values up to about 2,300.
+    Disco's 300 (59,000) makes a fresh head's noise large enough to spoil the policy
+    before the values are learned."""
+    normalize_advantages: bool = True
+    """Divide advantages by a running standard deviation."""
+    moments_decay: Decay = 0.99
+    """Of the running moments behind it."""
+
+
+class DiscoConfig(Model):
+    """DiscoRL's meta-network (Oh et al. 2025); the defaults are Disco103's sizes."""
+
+    kind: Literal["disco"] = "disco"
+    prediction_size: Annotated[int, Field(ge=2)] = 600
+    num_bins: Annotated[int, Field(ge=3)] = 601
+    max_abs_value: Positive = 300.0
+    trajectory_lstm: PositiveInt = 256
+    lifetime_lstm: PositiveInt = 128
+    embedding_hidden: PositiveInt = 16
+    """Hidden units of the MLPs that embed y and z."""
+    action_channels: tuple[PositiveInt, PositiveInt] = (16, 2)
+    """Channels of the two action-embedding layers."""
+    policy_channels: PositiveInt = 16
+    lifetime_input: PositiveInt = 16
+    pi_cost: NonNegative = 1.0
+    y_cost: NonNegative = 1.0
+    z_cost: NonNegative = 1.0
+    aux_policy_cost: NonNegative = 1.0
+    value_cost: NonNegative = 0.2
+    discount: Probability = 0.997
+    trace_lambda: Probability = 0.95
+    target_coefficient: Probability = 0.9
+    moments_decay: Decay = 0.99
+    """Of the running moments that normalise advantages and TD errors."""
+
+
+RuleConfig = Annotated[
+    PolicyGradientConfig | ActorCriticConfig | DiscoConfig, Field(discriminator="kind")
+]

@@ -1,0 +1,133 @@
+"""`metarl train`: the population, the meta-gradient, and what is kept of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from metarl.config.agent import AgentConfig, Torso
+from metarl.config.base import Decay, Model, NonNegative, Positive, Probability
+from metarl.config.environment import EnvironmentConfig
+from metarl.config.rules import DiscoConfig, RuleConfig
+from metarl.config.shared import RuntimeConfig, TrackingConfig
+
+
+class ValueFunctionConfig(Model):
+    """The meta-value function of the outer objective."""
+
+    torso: Torso | None = None
+    """None: the agent's."""
+    learning_rate: Positive = 1e-3
+    """REF 1e-3; N 3e-4."""
+    max_abs_update: Positive = 1.0
+    discount: Probability = 0.99
+    """REF 0.99; N 0.997."""
+    trace_lambda: Probability = 0.96
+    """REF 0.96; N 0.95."""
+    moments_decay: Decay = 0.99
+
+
+class RegularizerConfig(Model):
+    """Weights of the outer objective's regularisers; all from REF (N states none)."""
+
+    policy_entropy: NonNegative = 1e-2
+    y_entropy: NonNegative = 1e-3
+    z_entropy: NonNegative = 1e-3
+    squared_mean: NonNegative = 1e-3
+    """Of the squared mean of the targets for pi, y and z, each."""
+    target_kl: NonNegative = 1e-2
+    """Of KL(target network's policy || policy target)."""
+
+
+class MetaOptimizerConfig(Model):
+    """One Adam per group on its meta-gradient; their steps are averaged (N)."""
+
+    learning_rate: Positive = 1e-3
+    """N 1e-3; REF 5e-4."""
+    max_grad_norm: Positive = 1.0
+    """Each group's meta-gradient is scaled down to this global norm (N)."""
+    b1: Decay = 0.9
+    b2: Decay = 0.999
+    eps: Positive = 1e-8
+
+
+Acting = Literal["current", "lagged", "initial"]
+"""Which parameters act for the rollouts of a meta-step."""
+
+
+class MetaConfig(Model):
+    """How the rule is meta-trained."""
+
+    inner_updates: PositiveInt = 2
+    """N: agent updates that each meta-gradient goes back through (N 20; REF 2)."""
+    acting: Acting = "current"
+    """Whether each rollout is acted with the parameters just updated (`current`), with
+    those one update before, so that it can be acted while that update is computed
+    (`lagged`; importance weights correct for it), or all of a meta-step's with those at
+    its start (`initial`, REF)."""
+    validation_rollouts: PositiveInt = 2
+    """Length of the validation rollout, in rollouts (REF 2)."""
+    estimator: Literal["mixed", "reverse"] = "mixed"
+    """How the meta-gradient is computed: mixed mode (forward over reverse) or reverse
+    over reverse. Equal but for rounding; mixed mode is faster, and needs a rule that
+    takes one gradient step per batch."""
+    remat: bool = True
+    """Recompute each inner update in the backward pass, so that memory grows with N
+    only by the agents' states. Without it mixed mode keeps what the rule computed, and
+    reverse mode everything."""
+    optimizer: MetaOptimizerConfig = MetaOptimizerConfig()
+    value_function: ValueFunctionConfig = ValueFunctionConfig()
+    regularizers: RegularizerConfig = RegularizerConfig()
+    max_skipped: PositiveInt = 10
+    """Meta-steps in a row with a non-finite meta-gradient after which the run stops."""
+
+
+class PopulationConfig(Model):
+    """The agents that the rule is meta-trained on."""
+
+    num_agents: Annotated[int, Field(gt=0, le=8192)] | None = None
+    """Agents, cycling through the games in order; None: one per game. Seeds leave room
+    for 8,192."""
+    rollout_length: PositiveInt = 16
+    """T: transitions per agent update (N 29; REF 16)."""
+    lifetime_env_steps: PositiveInt = 200_000_000
+    """Environment steps after which an agent is replaced by a new one, and schedules
+    end (N: drawn from 200, 100, 50 and 20 million). The first lives are staggered."""
+    chunk: PositiveInt = 1
+    """Agents that one device call acts for or updates together (vmap); the others
+    follow one after another. Results do not depend on it but for rounding."""
+    overlap: Literal["auto", "always", "never"] = "auto"
+    """Let agents act, in a thread, while updates and meta-gradients are computed,
+    wherever `meta.acting` lets that change no result; takes the memory of two more
+    rollouts. `auto`: where the device is not the CPU, which has no time to spare."""
+
+
+class CheckpointConfig(Model):
+    """What is saved while meta-training."""
+
+    every: PositiveInt = 100
+    """Meta-steps between checkpoints; the last one is always saved."""
+    keep: PositiveInt = 2
+    """How many of the newest checkpoints are kept."""
+
+
+class TrainConfig(Model):
+    """`metarl train`: meta-train a rule on a population of agents."""
+
+    exp_name: str = "metarl"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    run_dir: Path | None = None
+    """None: runs/{exp_name}__{seed}__{time}."""
+    meta_steps: PositiveInt = 1000
+    initial_rule: Path | None = None
+    """A rule file to start from (finetuning); None: random meta-parameters."""
+    environment: EnvironmentConfig = EnvironmentConfig()
+    population: PopulationConfig = PopulationConfig()
+    agent: AgentConfig = AgentConfig()
+    update_rule: RuleConfig = DiscoConfig()
+    meta: MetaConfig = MetaConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    runtime: RuntimeConfig = RuntimeConfig()

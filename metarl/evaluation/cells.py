@@ -21,7 +21,15 @@ from metarl.rule_files import LoadedRule, load_rule
 
 GROUP_SIZE = 1
 
-_RUN_TIME = ("seeds", "results_dir", "exp_name", "cells_at_once", "tracking", "runtime")
+_RUN_TIME = (
+    "seeds",
+    "results_dir",
+    "exp_name",
+    "cells_at_once",
+    "tracking",
+    "runtime",
+    "videos",
+)
 """Settings that say how an evaluation runs, not what a cell's result is."""
 
 
@@ -64,11 +72,25 @@ class Cell:
         """Shapes of observations and actions."""
         return pool_spec(self.task, self.settings.environment)
 
+    @property
+    def frame_skip(self) -> int:
+        """Frames of the emulator that an environment step takes; 1 outside Atari."""
+        return self.settings.environment.atari.frame_skip if self._is_atari else 1
+
+    @property
+    def protocol(self) -> str:
+        """The preset by which Atari is played; empty outside it."""
+        return self.settings.environment.atari.protocol if self._is_atari else ""
+
+    @property
+    def _is_atari(self) -> bool:
+        return self.task.game.family == "atari"
+
     def identity(self) -> dict[str, object]:
         """Return all settings that decide the result, as plain JSON values."""
         settings = self.settings.model_dump(mode="json")
         for name in _RUN_TIME:
-            del settings[name]
+            settings.pop(name, None)
         environment = settings["environment"]
         for name in ("suite", "games", "num_threads", "epoch_steps"):
             del environment[name]

@@ -6,6 +6,7 @@ Host code: files, tracking, clocks and the terminal.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -120,16 +121,20 @@ def _train(batch: Sequence[Cell], results_dir: Path) -> None:
 
         def on_finished(cell_run: CellRun) -> None:
             assert cell_run.result is not None
+            seconds = time.perf_counter() - started
             about = {
                 "commit": git_commit(),
                 "versions": package_versions(),
                 "device": jax.devices()[0].device_kind,
                 "cells_beside": len(batch) - 1,
-                "wall_s": time.perf_counter() - started,
+                "wall_s": seconds,
                 "suite": cell_run.cell.settings.environment.suite,
             }
+            result = dataclasses.replace(
+                cell_run.result, wall_s=round(seconds / len(batch), 3)
+            )
             results.write_cell(
-                results_dir, cell_run.cell, cell_run.result, cell_run.curve, about
+                results_dir, cell_run.cell, result, cell_run.curve, about
             )
             results.merge_cells(results_dir)
 

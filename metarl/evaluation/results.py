@@ -12,9 +12,9 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from metarl.envs.suites import human_normalized_score
+from metarl.envs.suites import get_game, human_normalized_score
 from metarl.errors import UserError
 from metarl.evaluation.cells import GROUP_SIZE, Cell
 from metarl.rule_files import folder as rule_folder
@@ -31,6 +31,13 @@ class Result:
       mean_return: raw return of the last 100 finished episodes, all if fewer; None
         where no episode finished.
       human_normalized_score: of that; None where no scores are published.
+      scored_episodes: how many episodes `mean_return` is of.
+      frames: of the emulator: `env_steps` x frame-skip in Atari, `env_steps` elsewhere.
+      protocol: `environment.atari.protocol`; empty outside Atari.
+      learning_rate: of the cell's agents.
+      tuned: whether it was chosen on validation games (`tuning`).
+      wall_s: seconds the cell took; of cells that ran side by side each has its share,
+        so that sums are the hours of the machine.
     """
 
     rule: str
@@ -42,6 +49,12 @@ class Result:
     episodes: int
     mean_return: float | None
     human_normalized_score: float | None
+    scored_episodes: int = 0
+    frames: int = 0
+    protocol: str = ""
+    learning_rate: float | None = None
+    tuned: bool = False
+    wall_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +72,46 @@ class CurveRow:
     agent_updates: int
     episodes: int
     mean_return: float | None
+
+
+Stage = Literal["random", "early", "final"]
+"""How far the agent that a video shows had learned."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """One recorded episode.
+
+    Attributes:
+      stage: how far the agent had learned.
+      file: relative to `results_dir`.
+      episode_return: raw.
+      env_steps: that the agent had learned from.
+    """
+
+    stage: Stage
+    file: str
+    episode_return: float
+    env_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CellRecord:
+    """All that is stored of a cell.
+
+    Attributes:
+      result: its row of results.csv.
+      curve: its learning curve.
+      settings: that decided the result; see `Cell.identity`.
+      about: what else is worth knowing, such as versions and seconds.
+      videos: of its agents.
+    """
+
+    result: Result
+    curve: tuple[CurveRow, ...]
+    settings: Mapping[str, Any]
+    about: Mapping[str, Any]
+    videos: tuple[Video, ...] = ()
 
 
 def make_result(
@@ -85,6 +138,10 @@ def make_result(
         human_normalized_score=(
             None if mean is None else human_normalized_score(cell.game, mean)
         ),
+        scored_episodes=len(last_returns),
+        frames=env_steps * cell.frame_skip,
+        protocol=cell.protocol,
+        learning_rate=cell.settings.agent.optimizer.learning_rate,
     )
 
 
@@ -94,6 +151,8 @@ def write_cell(
     result: Result,
     curve: Sequence[CurveRow],
     about: Mapping[str, object],
+    *,
+    videos: Sequence[Video] = (),
 ) -> None:
     """Store a finished cell.
 
@@ -103,6 +162,7 @@ def write_cell(
       result: its row.
       curve: its learning curve.
       about: what else is worth knowing, such as versions and seconds.
+      videos: of its agents.
     """
     tree = {
         "format": FORMAT,
@@ -110,6 +170,7 @@ def write_cell(
         "curve": [dataclasses.asdict(row) for row in curve],
         "settings": cell.identity(),
         "about": dict(about),
+        "videos": [dataclasses.asdict(video) for video in videos],
     }
     _write(_path(results_dir, cell), json.dumps(tree, indent=1) + "\n")
 
@@ -140,30 +201,43 @@ def merge_cells(results_dir: Path) -> list[Result]:
     Returns:
       The rows, by rule, game and seed.
     """
-    pairs = _read_all(results_dir)
-    rows = [dataclasses.asdict(result) for result, _ in pairs]
+    records = read_cells(results_dir)
+    rows = [dataclasses.asdict(record.result) for record in records]
     columns = [field.name for field in dataclasses.fields(Result)]
     _write(results_dir / "results.csv", _csv(columns, rows))
     _write(results_dir / "results.json", json.dumps(rows, indent=1) + "\n")
     points = [
         {
-            "rule": result.rule,
-            "game": result.game,
-            "seed": result.seed,
+            "rule": record.result.rule,
+            "game": record.result.game,
+            "seed": record.result.seed,
             **dataclasses.asdict(point),
         }
-        for result, curve in pairs
-        for point in curve
+        for record in records
+        for point in record.curve
     ]
     columns = ["rule", "game", "seed"]
     columns += [field.name for field in dataclasses.fields(CurveRow)]
     _write(results_dir / "curves.csv", _csv(columns, points))
-    return [result for result, _ in pairs]
+    return [record.result for record in records]
+
+
+def read_cells(results_dir: Path) -> list[CellRecord]:
+    """Return every finished cell, by rule, game and seed; none without such a folder.
+
+    Raises:
+      UserError: a file there is not a cell's.
+    """
+    records = [_record(path) for path in (results_dir / CELLS).glob("*.json")]
+    return sorted(records, key=lambda r: (r.result.rule, r.result.game, r.result.seed))
 
 
 def read_curves(results_dir: Path) -> dict[tuple[str, str, int], list[CurveRow]]:
     """Return the learning curve of each cell by rule, game and seed."""
-    return {(r.rule, r.game, r.seed): curve for r, curve in _read_all(results_dir)}
+    return {
+        (r.result.rule, r.result.game, r.result.seed): list(r.curve)
+        for r in read_cells(results_dir)
+    }
 
 
 def summary(results: Iterable[Result]) -> list[list[str]]:
@@ -204,22 +278,52 @@ def _path(results_dir: Path, cell: Cell) -> Path:
     return results_dir / CELLS / f"{cell.name}.json"
 
 
-def _read_all(results_dir: Path) -> list[tuple[Result, list[CurveRow]]]:
-    """Return every cell there is, by rule, game and seed."""
-    trees = [_read(path) for path in (results_dir / CELLS).glob("*.json")]
-    pairs = [
-        (Result(**tree["result"]), [CurveRow(**point) for point in tree["curve"]])
-        for tree in trees
-    ]
-    return sorted(pairs, key=lambda pair: (pair[0].rule, pair[0].game, pair[0].seed))
+def _record(path: Path) -> CellRecord:
+    tree = _read(path)
+    try:
+        return CellRecord(
+            result=Result(**(_older(tree) | tree["result"])),
+            curve=tuple(CurveRow(**point) for point in tree["curve"]),
+            settings=tree["settings"],
+            about=tree["about"],
+            videos=tuple(Video(**video) for video in tree["videos"]),
+        )
+    except (TypeError, KeyError, AttributeError) as error:
+        raise _not_a_cell(path, error) from None
+
+
+def _older(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns that files of earlier versions lack, from what they hold."""
+    result, settings = tree["result"], tree["settings"]
+    atari = settings["environment"]["atari"]
+    is_atari = get_game(result["game"]).family == "atari"
+    about = tree["about"]
+    return {
+        "scored_episodes": min(result["episodes"], 100),
+        "frames": result["env_steps"] * (atari["frame_skip"] if is_atari else 1),
+        "protocol": atari["protocol"] if is_atari else "",
+        "learning_rate": settings["agent"]["optimizer"]["learning_rate"],
+        "wall_s": about["wall_s"] / (about.get("cells_beside", 0) + 1)
+        if "wall_s" in about
+        else None,
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         tree: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return {name: tree[name] for name in ("result", "curve", "settings")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"results_dir: {path} is not a cell's file ({error})") from None
+        needed = {name: tree[name] for name in ("result", "curve", "settings")}
+        return {
+            "about": tree.get("about", {}),
+            "videos": tree.get("videos", []),
+            **needed,
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _not_a_cell(path, error) from None
+
+
+def _not_a_cell(path: Path, error: Exception) -> UserError:
+    return UserError(f"results_dir: {path} is not a cell's file ({error})")
 
 
 def _write(path: Path, text: str) -> None:

@@ -11,13 +11,13 @@ from metarl.envs.pool import Episodes
 from metarl.errors import UserError
 from metarl.evaluation import results
 from metarl.evaluation.cells import Cell, plan
-from metarl.evaluation.results import CurveRow
+from metarl.evaluation.results import CurveRow, Video
 from metarl.evaluation.runner import CellRun
 from metarl.rule_files import load_rule
 
 COLUMNS = (
     "rule,game,status,seed,group_size,env_steps,episodes,mean_return,"
-    "human_normalized_score"
+    "human_normalized_score,scored_episodes,frames,protocol,learning_rate,tuned,wall_s"
 )
 
 
@@ -31,12 +31,12 @@ def cell(game: str = "Catch-v0", seed: int = 1, *overrides: str, **manifest) -> 
     return found
 
 
-def store(folder, cell: Cell, mean: float | None = 0.5) -> None:
+def store(folder, cell: Cell, mean: float | None = 0.5, videos=()) -> None:
     result = results.make_result(
         cell, env_steps=100, episodes=3, last_returns=[] if mean is None else [mean]
     )
     curve = [CurveRow(50, 2, 1, None), CurveRow(100, 4, 2, 0.25)]
-    results.write_cell(folder, cell, result, curve, {"wall_s": 1.0})
+    results.write_cell(folder, cell, result, curve, {"wall_s": 1.0}, videos=videos)
 
 
 def rows_of(path) -> list[dict[str, str]]:
@@ -51,8 +51,8 @@ def test_tables_have_the_columns_that_were_agreed(tmp_path):
     text = (tmp_path / "results.csv").read_text()
     assert text.splitlines() == [
         COLUMNS,
-        "actor_critic,Catch-v0,held_out,1,1,100,3,,",
-        "actor_critic,Catch-v0,held_out,2,1,100,3,0.5,",
+        "actor_critic,Catch-v0,held_out,1,1,100,3,,,0,100,,0.002,False,",
+        "actor_critic,Catch-v0,held_out,2,1,100,3,0.5,,1,100,,0.002,False,",
     ]
     rows = json.loads((tmp_path / "results.json").read_text())
     assert rows == [dataclasses.asdict(result) for result in merged]
@@ -65,6 +65,45 @@ def test_tables_have_the_columns_that_were_agreed(tmp_path):
         "actor_critic,Catch-v0,1,100,4,2,0.25",
     ]
     assert len(curves) == 5
+
+
+def test_frames_and_protocol_of_atari(tmp_path):
+    store(tmp_path, cell("Pong", 1, "environment.atari.protocol=machado"))
+    (record,) = results.read_cells(tmp_path)
+    assert (record.result.frames, record.result.protocol) == (400, "machado")
+    assert record.result.learning_rate == 5e-4
+
+
+def test_a_cell_is_read_as_it_was_written(tmp_path):
+    videos = (Video("final", "videos/a.mp4", 0.5, 100),)
+    store(tmp_path, cell("Catch-v0", 2), videos=videos)
+    store(tmp_path, cell("Catch-v0", 1))
+    first, second = results.read_cells(tmp_path)
+    assert (first.result.seed, first.videos) == (1, ())
+    assert second.videos == videos
+    assert second.curve == (CurveRow(50, 2, 1, None), CurveRow(100, 4, 2, 0.25))
+    assert second.settings == cell("Catch-v0", 2).identity()
+    assert second.about == {"wall_s": 1.0}
+    assert results.read_cells(tmp_path / "nowhere") == []
+
+
+def test_a_file_of_an_earlier_version_is_read(tmp_path):
+    store(tmp_path, cell("Pong", 1, "environment.atari.frame_skip=2"))
+    (path,) = (tmp_path / "cells").iterdir()
+    tree = json.loads(path.read_text())
+    del tree["videos"]
+    for name in COLUMNS.split(",")[9:]:
+        del tree["result"][name]
+    tree["about"]["cells_beside"] = 3
+    path.write_text(json.dumps(tree))
+    (record,) = results.read_cells(tmp_path)
+    assert record.videos == ()
+    assert record.result.frames == 200
+    assert record.result.protocol == "default"
+    assert record.result.scored_episodes == 3
+    assert record.result.learning_rate == 5e-4
+    assert record.result.tuned is False
+    assert record.result.wall_s == 0.25  # its share of a second
 
 
 def test_human_normalized_score(tmp_path):

@@ -23,6 +23,7 @@ from metarl.config.rules import (
     ActorCriticConfig,
     DiscoConfig,
     PolicyGradientConfig,
+    RandomConfig,
     RuleConfig,
 )
 from metarl.config.shared import RuntimeConfig, TrackingConfig
@@ -63,6 +64,7 @@ __all__ = [
     "PopulationConfig",
     "Positive",
     "Probability",
+    "RandomConfig",
     "RegularizerConfig",
     "ReplayConfig",
     "RuleConfig",

@@ -9,6 +9,12 @@ from pydantic import Field, PositiveInt
 from metarl.config.base import Decay, Model, NonNegative, Positive, Probability
 
 
+class RandomConfig(Model):
+    """Uniform actions and no learning."""
+
+    kind: Literal["random"] = "random"
+
+
 class PolicyGradientConfig(Model):
     """REINFORCE with an entropy bonus (Williams 1992)."""
 
@@ -66,5 +72,6 @@ class DiscoConfig(Model):
 
 
 RuleConfig = Annotated[
-    PolicyGradientConfig | ActorCriticConfig | DiscoConfig, Field(discriminator="kind")
+    PolicyGradientConfig | ActorCriticConfig | DiscoConfig | RandomConfig,
+    Field(discriminator="kind"),
 ]

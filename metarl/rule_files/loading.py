@@ -17,6 +17,7 @@ from metarl.config import (
     ActorCriticConfig,
     DiscoConfig,
     PolicyGradientConfig,
+    RandomConfig,
     RuleConfig,
 )
 from metarl.errors import UserError, nearest
@@ -36,6 +37,7 @@ from metarl.types import Params
 BUILT_IN: dict[str, RuleConfig] = {
     "actor_critic": ActorCriticConfig(),
     "policy_gradient": PolicyGradientConfig(),
+    "random": RandomConfig(),
 }
 """The hand-written rules that can be loaded by name, with their defaults."""
 

@@ -6,6 +6,7 @@ from metarl.config import (
     ActorCriticConfig,
     DiscoConfig,
     PolicyGradientConfig,
+    RandomConfig,
     RuleConfig,
 )
 from metarl.rules.base import UpdateRule
@@ -26,3 +27,7 @@ def make_rule(config: RuleConfig) -> UpdateRule:
             from metarl.rules.policy_gradient import PolicyGradient
 
             return PolicyGradient(config)
+        case RandomConfig():
+            from metarl.rules.random import Random
+
+            return Random(config)

@@ -24,7 +24,7 @@ from metarl.evaluation.cells import (
     require_an_update,
 )
 from metarl.evaluation.results import Result
-from metarl.evaluation.runner import BatchRun, CellRun
+from metarl.evaluation.runner import BatchRun, CellRun, ToldToStop, never
 from metarl.provenance import git_commit, package_versions
 from metarl.rule_files import LoadedRule
 from metarl.tracking import RunLabels, Tracker, logged_name
@@ -57,6 +57,8 @@ def evaluate(
     rules: Sequence[str | Path | LoadedRule],
     files: Sequence[Path] = (),
     overrides: Sequence[str] = (),
+    *,
+    told_to_stop: ToldToStop = never,
 ) -> list[Result]:
     """Train fresh agents with frozen rules and write their scores.
 
@@ -66,6 +68,8 @@ def evaluate(
       rules: what `load_rule` takes, or loaded ones.
       files: YAML files.
       overrides: `key=value`, on top; such as `environment.suite=catch`.
+      told_to_stop: asked before every rollout; cells that are not done then are left
+        out.
 
     Returns:
       The rows of the cells asked for, by rule, game and seed.
@@ -88,14 +92,16 @@ def evaluate(
         f"{len(cells) - len(missing)} are in {results_dir} already"
     )
     for batch in batches(missing):
-        _train(batch, results_dir)
+        if told_to_stop():
+            break
+        _train(batch, results_dir, told_to_stop)
     wanted = {cell.name for cell in cells}
     rows = results.merge_cells(results_dir)
     say(f"results: {results_dir / 'results.csv'} ({len(rows)} rows), curves.csv beside")
     return [row for row in rows if cell_name(row.rule, row.game, row.seed) in wanted]
 
 
-def _train(batch: Sequence[Cell], results_dir: Path) -> None:
+def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -> None:
     """Train the cells of one batch and store each as it is done."""
     with heartbeat(f"preparing {len(batch)} cells"):
         run = BatchRun(batch)
@@ -138,7 +144,7 @@ def _train(batch: Sequence[Cell], results_dir: Path) -> None:
             )
             results.merge_cells(results_dir)
 
-        run.run(on_row, on_finished)
+        run.run(on_row, on_finished, told_to_stop=told_to_stop)
 
 
 def _tracker(cell: Cell, results_dir: Path) -> Tracker:

@@ -35,6 +35,12 @@ LAST_EPISODES = 100
 
 OnRow = Callable[["CellRun", dict[str, float]], None]
 OnFinished = Callable[["CellRun"], None]
+ToldToStop = Callable[[], bool]
+
+
+def never() -> bool:
+    """Return False: nobody asks for a stop."""
+    return False
 
 
 @partial(jax.jit, static_argnums=0)
@@ -194,12 +200,19 @@ class BatchRun:
         state: AgentState = jax.tree.map(lambda x: x[position, 0], self._states[chunk])
         return state
 
-    def run(self, on_row: OnRow, on_finished: OnFinished) -> None:
-        """Train every cell to its budget.
+    def run(
+        self,
+        on_row: OnRow,
+        on_finished: OnFinished,
+        *,
+        told_to_stop: ToldToStop = never,
+    ) -> None:
+        """Train every cell to its budget, or until ``told_to_stop``.
 
         Args:
           on_row: called with a cell and metrics where a row of its curve was added.
           on_finished: called with each cell once it has its result.
+          told_to_stop: asked before every rollout.
         """
         budget = self.runs[0].cell.env_steps
         total = budget * len(self.runs)
@@ -207,7 +220,7 @@ class BatchRun:
         start = time.perf_counter()
         try:
             with Progress(total, "evaluating", "env_steps") as progress:
-                while not all(run.is_done for run in self.runs):
+                while not (told_to_stop() or all(run.is_done for run in self.runs)):
                     metrics = self._iterate()
                     self._record(metrics, on_row, on_finished)
                     done = sum(min(run.env_steps, budget) for run in self.runs)

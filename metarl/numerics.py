@@ -236,9 +236,16 @@ def global_norm(tree: object) -> jax.Array:
 
 
 def scale_to_norm(tree: Tree, max_norm: float) -> Tree:
-    """Return ``tree``, scaled down to the global norm ``max_norm`` if it exceeds it."""
-    norm = global_norm(tree)
-    scale = jnp.where(norm > max_norm, max_norm / jnp.maximum(norm, max_norm), 1)
+    """Return ``tree``, scaled down to the global norm ``max_norm`` if it exceeds it.
+
+    Differentiable everywhere: a tree of zeros has a gradient too.
+    """
+    squared = sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree))
+    exceeds = jnp.sqrt(squared) > max_norm
+    # The slope of a root at 0 is infinite, and times the zero of the branch not taken
+    # it would be nan: so the root is taken of a number away from 0 there.
+    norm = jnp.sqrt(jnp.where(exceeds, squared, max_norm**2))
+    scale = jnp.where(exceeds, max_norm / norm, 1)
     return jax.tree.map(lambda x: x * scale, tree)
 
 

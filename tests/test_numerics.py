@@ -327,6 +327,17 @@ def test_scale_to_norm_only_shrinks():
     assert jax.tree.leaves(numerics.scale_to_norm(zeros, 1.0)) == [0, 0]
 
 
+def test_scale_to_norm_has_a_gradient_everywhere():
+    def weighted(x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.array([2.0, -1.0]) * numerics.scale_to_norm([x], 1.0)[0])
+
+    gradient = jax.jit(jax.grad(weighted))
+    for x in (jnp.zeros(2), jnp.array([0.3, 0.4])):  # left as they are
+        np.testing.assert_array_equal(gradient(x), [2, -1])
+    # Of w x / |x|: (w - (w u) u) / |x| with u = x / |x| = (0.6, 0.8), so w u = 0.4.
+    np.testing.assert_allclose(gradient(jnp.array([3.0, 4.0])), [0.352, -0.264])
+
+
 # --- Learning rates ---------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from metarl.numerics import (
     clip_elementwise,
     global_norm,
     learning_rate,
+    scale_to_norm,
     take_action,
 )
 from metarl.rules.base import Metrics, RuleSpec, RuleState, UpdateRule
@@ -127,8 +128,11 @@ class Agent:
     ) -> tuple[Params, AdamState, Metrics]:
         """Return parameters and optimiser after one step along ``-grads``."""
         config = self.optimizer
+        bounded = grads
+        if config.max_grad_norm is not None:
+            bounded = scale_to_norm(grads, config.max_grad_norm)
         direction, optimizer = adam_direction(
-            grads, state.optimizer, b1=config.b1, b2=config.b2, eps=config.eps
+            bounded, state.optimizer, b1=config.b1, b2=config.b2, eps=config.eps
         )
         direction = clip_elementwise(direction, config.max_abs_update)
         rate = learning_rate(config, self.clock(state))

@@ -91,6 +91,9 @@ class OptimizerConfig(Model):
     linearly from 0."""
     max_abs_update: Positive = 1.0
     """Bound of each entry of Adam's step before the learning rate."""
+    max_grad_norm: Positive | None = None
+    """Global norm that an agent's gradient is scaled down to before Adam sees it; null:
+    it is left as it is."""
     weight_decay: NonNegative = 0.0
     """Decoupled: learning_rate * weight_decay * parameters is subtracted."""
     b1: Decay = 0.9

@@ -126,6 +126,19 @@ def test_two_steps_of_adam(x64: None, options: dict[str, float]) -> None:
     assert int(state.optimizer.count) == 2
 
 
+def test_a_large_gradient_is_scaled_down_before_adam_sees_it(x64: None) -> None:
+    grads = {"w": jnp.array([0.3, 0.0, -1.2]), "b": jnp.array([0.4])}  # norm 1.3
+    state = state_with(PARAMS)
+    plain, bounded, large = (
+        agent_with(max_grad_norm=bound).gradient_step(state, grads)
+        for bound in (None, 0.13, 1.4)
+    )
+    np.testing.assert_allclose(bounded[1].mu["w"], [0.003, 0, -0.012], rtol=1e-12)
+    np.testing.assert_allclose(bounded[1].nu["b"], [0.04**2 * 1e-3], rtol=1e-12)
+    assert float(bounded[2]["grad_norm"]) == pytest.approx(1.3)  # as it was before
+    tiny.assert_same_bits(plain, large)
+
+
 @pytest.mark.parametrize(
     ("options", "env_steps", "rate"),
     [

@@ -18,11 +18,17 @@ from metarl.config.agent import (
 from metarl.config.base import Decay, Model, NonNegative, Positive, Probability
 from metarl.config.benchmarks import BenchConfig, BenchOptions
 from metarl.config.environment import AtariOptions, EnvironmentConfig
-from metarl.config.evaluation import EvaluationConfig, ReplayConfig
+from metarl.config.evaluation import (
+    EvaluationConfig,
+    FinalScoreConfig,
+    ReplayConfig,
+    TuningConfig,
+)
 from metarl.config.rules import (
     ActorCriticConfig,
     DiscoConfig,
     PolicyGradientConfig,
+    PPOConfig,
     RandomConfig,
     RuleConfig,
 )
@@ -51,6 +57,7 @@ __all__ = [
     "DiscoConfig",
     "EnvironmentConfig",
     "EvaluationConfig",
+    "FinalScoreConfig",
     "ImpalaTorso",
     "MLPTorso",
     "MetaConfig",
@@ -60,6 +67,7 @@ __all__ = [
     "NetworkConfig",
     "NonNegative",
     "OptimizerConfig",
+    "PPOConfig",
     "PolicyGradientConfig",
     "PopulationConfig",
     "Positive",
@@ -72,5 +80,6 @@ __all__ = [
     "Torso",
     "TrackingConfig",
     "TrainConfig",
+    "TuningConfig",
     "ValueFunctionConfig",
 ]

@@ -44,6 +44,32 @@ class ActorCriticConfig(Model):
     """Of the running moments behind it."""
 
 
+class PPOConfig(Model):
+    """Proximal policy optimisation (Schulman et al. 2017), with a clipped surrogate.
+
+    The defaults are those of the authors' released code for Atari (OpenAI baselines,
+    ppo2), with the bound of 0.2 that they take elsewhere.
+    """
+
+    kind: Literal["ppo"] = "ppo"
+    discount: Probability = 0.99
+    trace_lambda: Probability = 0.95
+    """Of generalised advantage estimation (Schulman et al. 2016)."""
+    clip: Positive = 0.2
+    """How far the probability ratio may move from 1 and still be rewarded."""
+    clip_values: bool = True
+    """Bound the move of the values by `clip` too, as the released code does."""
+    entropy_cost: NonNegative = 0.01
+    value_cost: NonNegative = 0.5
+    """Of half the squared error."""
+    normalize_advantages: bool = True
+    """Give the advantages of each minibatch mean 0 and deviation 1."""
+    epochs: PositiveInt = 4
+    """Passes over each batch."""
+    minibatches: PositiveInt = 4
+    """Gradient steps of each pass; must divide rollout_length * num_envs."""
+
+
 class DiscoConfig(Model):
     """DiscoRL's meta-network (Oh et al. 2025); the defaults are Disco103's sizes."""
 
@@ -72,6 +98,6 @@ class DiscoConfig(Model):
 
 
 RuleConfig = Annotated[
-    PolicyGradientConfig | ActorCriticConfig | DiscoConfig | RandomConfig,
+    PolicyGradientConfig | ActorCriticConfig | PPOConfig | DiscoConfig | RandomConfig,
     Field(discriminator="kind"),
 ]

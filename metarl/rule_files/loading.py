@@ -17,6 +17,7 @@ from metarl.config import (
     ActorCriticConfig,
     DiscoConfig,
     PolicyGradientConfig,
+    PPOConfig,
     RandomConfig,
     RuleConfig,
 )
@@ -37,6 +38,7 @@ from metarl.types import Params
 BUILT_IN: dict[str, RuleConfig] = {
     "actor_critic": ActorCriticConfig(),
     "policy_gradient": PolicyGradientConfig(),
+    "ppo": PPOConfig(),
     "random": RandomConfig(),
 }
 """The hand-written rules that can be loaded by name, with their defaults."""

@@ -6,6 +6,7 @@ from metarl.config import (
     ActorCriticConfig,
     DiscoConfig,
     PolicyGradientConfig,
+    PPOConfig,
     RandomConfig,
     RuleConfig,
 )
@@ -27,6 +28,10 @@ def make_rule(config: RuleConfig) -> UpdateRule:
             from metarl.rules.policy_gradient import PolicyGradient
 
             return PolicyGradient(config)
+        case PPOConfig():
+            from metarl.rules.ppo import PPO
+
+            return PPO(config)
         case RandomConfig():
             from metarl.rules.random import Random
 

@@ -12,7 +12,12 @@ import jax
 import jax.numpy as jnp
 from contract.experience import make_experience
 
-from metarl.config import ActorCriticConfig, DiscoConfig, PolicyGradientConfig
+from metarl.config import (
+    ActorCriticConfig,
+    DiscoConfig,
+    PolicyGradientConfig,
+    PPOConfig,
+)
 from metarl.numerics import Moments
 from metarl.rules import make_rule
 from metarl.rules.base import RuleState, UpdateRule
@@ -32,6 +37,7 @@ def documented_rule() -> UpdateRule:
 RULES: dict[str, UpdateRule] = {
     "policy_gradient": make_rule(PolicyGradientConfig()),
     "actor_critic": make_rule(ActorCriticConfig(num_bins=11, max_abs_value=5.0)),
+    "ppo": make_rule(PPOConfig()),
     "disco": make_rule(
         DiscoConfig(
             prediction_size=7,
@@ -51,6 +57,7 @@ RULES: dict[str, UpdateRule] = {
 OPEN_HEADS: dict[str, set[str]] = {
     "policy_gradient": set(),
     "actor_critic": set(),
+    "ppo": set(),
     "disco": {"y", "z"},
     "docs_example": set(),
 }
@@ -61,8 +68,8 @@ meta-gradient may shape it."""
 
 def hold_moments(rule: UpdateRule) -> UpdateRule:
     """Return the rule with running moments that stay where they are."""
-    if not hasattr(rule, "config"):
-        return rule  # The documentation's example has none.
+    if not hasattr(getattr(rule, "config", None), "moments_decay"):
+        return rule  # It has none.
     config = rule.config.model_copy(update={"moments_decay": 1.0})
     return dataclasses.replace(rule, config=config)
 
@@ -115,18 +122,26 @@ def normalized(loss: jax.Array, transitions: Transitions) -> jax.Array:
 
 
 def forward(rule: UpdateRule, case: Case) -> dict[str, object]:
-    """Return the targets of one batch, the state after it, and the loss ``[T, B]``."""
+    """Return the targets of one batch, the state after it, and losses ``[T, B]``.
+
+    The loss of the outputs that the targets were made of, and that of others, as after
+    gradient steps on the same targets.
+    """
     experience = case.experience
     targets, state, metrics = rule.targets(
         case.meta_params, case.rule_state, experience, jax.random.key(1)
     )
     transitions = drop_invalid(experience.transitions)
-    loss, parts = rule.loss(*loss_rows(experience), targets, transitions)
+    own, peers = loss_rows(experience)
+    loss, parts = rule.loss(own, peers, targets, transitions)
+    moved = {name: x / 2 for name, x in own.items()}
+    later_loss, _ = rule.loss(moved, peers, targets, transitions)
     return {
         "targets": targets,
         "state": state,
         "metrics": metrics,
         "loss": loss,
+        "later_loss": later_loss,
         "parts": parts,
     }
 

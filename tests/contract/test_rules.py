@@ -34,6 +34,17 @@ OPTIONS: dict[str, dict[str, object]] = {
         "normalize_advantages": False,
         "moments_decay": 0.5,
     },
+    "ppo": {
+        "discount": 0.5,
+        "trace_lambda": 0.5,
+        "clip": 0.5,
+        "clip_values": False,
+        "entropy_cost": 0.5,
+        "value_cost": 0.1,
+        "normalize_advantages": False,
+        "epochs": 2,
+        "minibatches": 2,
+    },
     "disco": {
         "prediction_size": 8,
         "num_bins": 13,

@@ -18,12 +18,7 @@ from metarl.config.agent import (
 from metarl.config.base import Decay, Model, NonNegative, Positive, Probability
 from metarl.config.benchmarks import BenchConfig, BenchOptions
 from metarl.config.environment import AtariOptions, EnvironmentConfig
-from metarl.config.evaluation import (
-    EvaluationConfig,
-    FinalScoreConfig,
-    ReplayConfig,
-    TuningConfig,
-)
+from metarl.config.evaluation import EvaluationConfig, ReplayConfig
 from metarl.config.rules import (
     ActorCriticConfig,
     DiscoConfig,
@@ -57,7 +52,6 @@ __all__ = [
     "DiscoConfig",
     "EnvironmentConfig",
     "EvaluationConfig",
-    "FinalScoreConfig",
     "ImpalaTorso",
     "MLPTorso",
     "MetaConfig",
@@ -80,6 +74,5 @@ __all__ = [
     "Torso",
     "TrackingConfig",
     "TrainConfig",
-    "TuningConfig",
     "ValueFunctionConfig",
 ]

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 from metarl.bench.cache import preparing
 from metarl.bench.measure import Prepare, Subject
 from metarl.bench.parts import count
 from metarl.config import BenchConfig, TrainConfig
-from metarl.run_folder import RunFolder
-from metarl.train import MetaTraining
+from metarl.meta_training import MetaTraining
+from metarl.run_folder import load_parent
 
 
 @contextlib.contextmanager
 def train_step(config: BenchConfig) -> Iterator[Subject]:
-    """What `metarl train` repeats, in a run folder that is gone afterwards."""
+    """What `metarl train` repeats, without its folder."""
     settings = config.model_dump(exclude={"bench"})
-    with tempfile.TemporaryDirectory(prefix="metarl-bench-") as folder:
-        settings["run_dir"] = Path(folder) / "run"
-        settings["tracking"]["wandb"] = "disabled"
-        settings["meta_steps"] = 2**31 - 1  # the last ones would not overlap
-        train = TrainConfig.model_validate(settings)
-        with contextlib.ExitStack() as stack:
-            with preparing(config):
-                training = stack.enter_context(
-                    MetaTraining(train, RunFolder.create(train))
-                )
-                training.begin()
-            yield _subject(config, training)
+    settings["meta_steps"] = 2**31 - 1  # the last ones would not overlap
+    train = TrainConfig.model_validate(settings)
+    params = None
+    if train.initial_rule is not None:
+        params = load_parent(train.initial_rule, train).meta_params
+    with contextlib.ExitStack() as stack:
+        with preparing(config):
+            training = stack.enter_context(MetaTraining(train, initial_params=params))
+            training.start()
+        yield _subject(config, training)
 
 
 def _subject(config: BenchConfig, training: MetaTraining) -> Subject:

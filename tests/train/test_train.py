@@ -22,6 +22,7 @@ from metarl import experiment as experiments
 from metarl.config import TrainConfig
 from metarl.errors import UserError
 from metarl.meta.inner_loop import Window
+from metarl.meta_training import MetaTraining
 from metarl.run_folder import RunFolder
 from metarl.types import Rollout, Transitions
 
@@ -49,8 +50,9 @@ def rows(folder: Path) -> list[dict[str, float]]:
 def checkpoint(folder: Path) -> list[np.ndarray]:
     """Return every leaf of the newest checkpoint, environments included."""
     config = config_loader.load(TrainConfig, [folder / "config.yaml"])
-    with train.MetaTraining(config, RunFolder(folder)) as training:
-        training.begin()
+    with train.TrainingRun(config, RunFolder(folder)) as taken_up:
+        taken_up.begin()
+        training = taken_up.training
         # The environments of a finished run are not replayed; their actions are in
         # the checkpoint, and `test_pool_state` says what follows from them.
         state = (training.meta, training.population, training.env_steps, training.lives)
@@ -274,7 +276,7 @@ def test_non_finite_meta_gradients_stop_the_run(
 ) -> None:
     folder = tmp_path / "nan"
     config = tiny_run.config(folder, "meta_steps=9", "meta.max_skipped=2")
-    real = train.MetaTraining.play
+    real = MetaTraining.play
 
     def poisoned(self, meta_params, population, key):
         population, objective, window = real(self, meta_params, population, key)
@@ -282,7 +284,7 @@ def test_non_finite_meta_gradients_stop_the_run(
         values = dataclasses.replace(window.values, params=bad)
         return population, objective, dataclasses.replace(window, values=values)
 
-    monkeypatch.setattr(train.MetaTraining, "play", poisoned)
+    monkeypatch.setattr(MetaTraining, "play", poisoned)
     assert run(config) == 1
     assert "not finite in 2 meta-steps in a row" in capsys.readouterr().out
     assert rows(folder)[-1]["meta/skipped"] == 4
@@ -316,15 +318,14 @@ def test_nothing_recompiles_after_the_first_meta_step(tmp_path: Path) -> None:
     config = tiny_run.config(
         tmp_path / "run", "meta_steps=4", "population.lifetime_env_steps=150"
     )
-    folder = RunFolder.create(config)
     compiled: list[str] = []
 
     def listen(event: str, _: float, **__: object) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(event)
 
-    with train.MetaTraining(config, folder) as training:
-        training.begin()
+    with MetaTraining(config) as training:
+        training.start()
         training.meta_step()
         jax.monitoring.register_event_duration_secs_listener(listen)
         try:
@@ -347,14 +348,14 @@ def test_nothing_moves_to_or_from_the_host_unasked(
         "population.lifetime_env_steps=150",
         f"population.overlap={overlap}",
     )
-    with train.MetaTraining(config, RunFolder.create(config)) as training:
-        training.begin()
-        with training._tracker() as tracker:
-            training._step_and_log(tracker)
+    with train.TrainingRun(config, RunFolder.create(config)) as begun:
+        begun.begin()
+        with begun._tracker() as tracker:
+            begun._step_and_log(tracker)
             with jax.transfer_guard("disallow"):
-                training._step_and_log(tracker)
-                training._step_and_log(tracker)
-    assert training.lives.sum() > 0
+                begun._step_and_log(tracker)
+                begun._step_and_log(tracker)
+    assert begun.training.lives.sum() > 0
 
 
 @pytest.mark.parametrize("acting", ["current", "lagged", "initial"])
@@ -374,11 +375,10 @@ def test_acting_ahead_changes_nothing(acting: str, tmp_path: Path) -> None:
     assert run(tiny_run.config(together, "meta_steps=3", on, *overrides)) == 0
     assert run(tiny_run.resumed(together, "meta_steps=6"), resume=together) == 0
     assert_same_run(apart, together)
-    with train.MetaTraining(
-        tiny_run.resumed(together), RunFolder(together)
-    ) as training:
-        training.begin()
-        assert training.lives.sum() > 0
+    config = tiny_run.resumed(together)
+    with train.TrainingRun(config, RunFolder(together)) as taken_up:
+        taken_up.begin()
+        assert taken_up.training.lives.sum() > 0
 
 
 def test_a_run_that_acts_ahead_is_saved_as_if_it_did_not(tmp_path: Path) -> None:
@@ -387,10 +387,11 @@ def test_a_run_that_acts_ahead_is_saved_as_if_it_did_not(tmp_path: Path) -> None
         config = tiny_run.config(
             tmp_path / overlap, "meta_steps=9", f"population.overlap={overlap}"
         )
-        with train.MetaTraining(config, RunFolder.create(config)) as training:
-            training.begin()
+        with train.TrainingRun(config, RunFolder.create(config)) as begun:
+            begun.begin()
+            training = begun.training
             stop = lambda training=training: training.meta_steps >= 3  # noqa: E731
-            assert training.run(stop) == 75
+            assert begun.run(stop) == 75
             pools.append(training.rollouts.pool_states())
             assert (training.rollouts._ahead is not None) == (overlap == "always")
     for left, right in zip(*pools, strict=True):
@@ -454,8 +455,8 @@ def test_agents_are_replaced_when_their_lifetime_ends(tmp_path: Path) -> None:
     overrides = ["population.lifetime_env_steps=150", "checkpoint.every=1"]
     config = tiny_run.config(tmp_path / "lives", "meta_steps=8", *overrides)
     ages, births = [], []
-    with train.MetaTraining(config, RunFolder.create(config)) as training:
-        training.begin()
+    with MetaTraining(config) as training:
+        training.start()
         for _ in range(8):
             before = training.population.agents.params
             training.meta_step()

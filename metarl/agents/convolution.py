@@ -42,6 +42,7 @@ class Conv2D(hk.Module):
         stride: int = 1,
         padding: Padding = "SAME",
         implementation: Implementation = "native",
+        w_init: hk.initializers.Initializer | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
@@ -50,12 +51,14 @@ class Conv2D(hk.Module):
         self.stride = stride
         self.padding = padding
         self.implementation = implementation
+        self.w_init = w_init
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Return ``[N, H', W', output_channels]`` of inputs ``[N, H, W, C]``."""
         shape = (self.kernel, self.kernel, inputs.shape[-1], self.output_channels)
         # 1 / sqrt(fan in), the default of Haiku's layers.
-        init = hk.initializers.TruncatedNormal(1 / np.sqrt(np.prod(shape[:-1])))
+        fan_in = hk.initializers.TruncatedNormal(1 / np.sqrt(np.prod(shape[:-1])))
+        init = self.w_init or fan_in
         w = hk.get_parameter("w", shape, inputs.dtype, init=init)
         b = hk.get_parameter("b", shape[-1:], inputs.dtype, init=jnp.zeros)
         y = conv2d(

@@ -8,7 +8,7 @@ one per state head (`logits/linear_0`), and `action_model/{cell,lstm,z/linear_0,
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import haiku as hk
@@ -17,14 +17,18 @@ import jax.numpy as jnp
 
 from metarl.agents.action_model import ActionModel
 from metarl.agents.convolution import resolve_convolution
-from metarl.agents.torsos import MLP, Torso, apply_torso
+from metarl.agents.torsos import MLP, Initializer, Torso, apply_torso
 from metarl.config import NetworkConfig
-from metarl.rules.base import RuleSpec
+from metarl.rules.base import Head, RuleSpec
 from metarl.types import Network, Outputs, Params
 
 # Of the last layer's weights of each head on the torso (DiscoRL's released code): the
 # first policy is nearly uniform.
 HEAD_STDDEV = 1e-2
+
+# Of orthogonal weights (OpenAI baselines, PPO and A2C).
+HIDDEN_GAIN = 2**0.5
+POLICY_GAIN = 1e-2
 
 PIXEL_MAX = 255
 
@@ -47,13 +51,22 @@ def build_network(config: NetworkConfig, spec: RuleSpec, num_actions: int) -> Ne
     """
     implementation = resolve_convolution(config.convolution)
     per_action = tuple(head for head in spec.heads if head.per_action)
+    hidden_init = _hidden_init(config)
 
     def outputs(observations: jax.Array, actions: jax.Array) -> tuple[Outputs, Outputs]:
-        features = apply_torso(config.torso, implementation, observations)
+        features = apply_torso(
+            config.torso,
+            implementation,
+            observations,
+            activation=config.activation,
+            w_init=hidden_init,
+        )
         result = {
             head.name: MLP(
                 (*config.head_hidden, head.size),
-                final_stddev=HEAD_STDDEV,
+                activation=config.activation,
+                w_init=hidden_init,
+                final_w_init=_final_init(config, head),
                 name=head.name,
             )(features)
             for head in spec.heads
@@ -80,10 +93,37 @@ def build_value_network(
 
     def outputs(observations: jax.Array) -> Outputs:
         features = apply_torso(torso, implementation, observations)
-        value = MLP((1,), final_stddev=HEAD_STDDEV, name="value")(features)
+        value = MLP((1,), final_w_init=_small(), name="value")(features)
         return {"value": value[:, 0]}
 
     return _as_network(outputs)
+
+
+def _hidden_init(config: NetworkConfig) -> Initializer | None:
+    if config.initialization == "fan_in":
+        return None
+    return _orthogonal(HIDDEN_GAIN)
+
+
+def _final_init(config: NetworkConfig, head: Head) -> Initializer:
+    if config.initialization == "fan_in":
+        return _small()
+    gain = POLICY_GAIN if head.name == "logits" else 1.0
+    return _orthogonal(gain)
+
+
+def _small() -> Initializer:
+    return hk.initializers.TruncatedNormal(HEAD_STDDEV)
+
+
+def _orthogonal(gain: float) -> Initializer:
+    """Return weights ``[..., outputs]`` whose singular values are all ``gain``."""
+    draw = jax.nn.initializers.orthogonal(gain)
+
+    def init(shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
+        return draw(hk.next_rng_key(), tuple(shape), dtype)
+
+    return init
 
 
 def _as_network(

@@ -6,9 +6,11 @@ Chosen by the configuration; the heads on top are in `networks.py`.
 from __future__ import annotations
 
 import functools
+from typing import Literal
 
 import haiku as hk
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from metarl.agents.convolution import Conv2D, Implementation, max_pool
@@ -16,53 +18,67 @@ from metarl.config import ImpalaTorso, MLPTorso, NatureTorso
 from metarl.errors import UserError
 
 Torso = MLPTorso | NatureTorso | ImpalaTorso
+Initializer = hk.initializers.Initializer
+Activation = Literal["relu", "tanh"]
+
+_ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh}
 
 
 class MLP(hk.Module):
-    """Linear layers with ReLU between them: `hk.nets.MLP` with shorter names."""
+    """Linear layers, activations between them: `hk.nets.MLP` with shorter names."""
 
     def __init__(
         self,
         sizes: tuple[int, ...],
         *,
+        activation: Activation = "relu",
         activate_final: bool = False,
-        final_stddev: float | None = None,
+        w_init: Initializer | None = None,
+        final_w_init: Initializer | None = None,
         name: str | None = None,
     ) -> None:
         """Describe the layers.
 
         Args:
           sizes: units of each layer.
-          activate_final: whether a ReLU follows the last layer too.
-          final_stddev: of the last layer's initial weights, a truncated normal; None:
-            1 / sqrt(fan in), as in all other layers.
+          activation: between the layers.
+          activate_final: whether the activation follows the last layer too.
+          w_init: of the initial weights; None: a truncated normal of deviation
+            1 / sqrt(fan in).
+          final_w_init: in place of it for the last layer.
           name: of the module; its layers are `linear_0`, `linear_1`, ...
         """
         super().__init__(name=name)
         self.sizes = sizes
+        self.activation = _ACTIVATIONS[activation]
         self.activate_final = activate_final
-        self.final_stddev = final_stddev
+        self.w_init = w_init
+        self.final_w_init = final_w_init or w_init
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return ``[..., sizes[-1]]`` of ``[..., C]``."""
         for i, size in enumerate(self.sizes):
             final = i == len(self.sizes) - 1
-            init = None
-            if final and self.final_stddev is not None:
-                init = hk.initializers.TruncatedNormal(self.final_stddev)
+            init = self.final_w_init if final else self.w_init
             x = hk.Linear(size, w_init=init, name=f"linear_{i}")(x)
             if not final or self.activate_final:
-                x = jax.nn.relu(x)
+                x = self.activation(x)
         return x
 
 
 class NatureNet(hk.Module):
     """The convolutional network of Mnih et al. (2015)."""
 
-    def __init__(self, config: NatureTorso, implementation: Implementation) -> None:
+    def __init__(
+        self,
+        config: NatureTorso,
+        implementation: Implementation,
+        w_init: Initializer | None = None,
+    ) -> None:
         super().__init__(name="torso")
         self.config = config
         self.implementation = implementation
+        self.w_init = w_init
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return ``[N, dense]`` of frames ``[N, H, W, C]``."""
@@ -82,24 +98,33 @@ class NatureNet(hk.Module):
                 stride=stride,
                 padding="VALID",
                 implementation=self.implementation,
+                w_init=self.w_init,
                 name=f"conv_{i}",
             )(x)
             x = jax.nn.relu(x)
-        x = hk.Linear(config.dense, name="dense")(_flatten(x))
+        x = hk.Linear(config.dense, w_init=self.w_init, name="dense")(_flatten(x))
         return jax.nn.relu(x)
 
 
 class ImpalaNet(hk.Module):
     """The residual network of Espeholt et al. (2018), without its recurrent core."""
 
-    def __init__(self, config: ImpalaTorso, implementation: Implementation) -> None:
+    def __init__(
+        self,
+        config: ImpalaTorso,
+        implementation: Implementation,
+        w_init: Initializer | None = None,
+    ) -> None:
         super().__init__(name="torso")
         self.config = config
         self.implementation = implementation
+        self.w_init = w_init
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return ``[N, dense]`` of frames ``[N, H, W, C]``."""
-        conv = functools.partial(Conv2D, implementation=self.implementation)
+        conv = functools.partial(
+            Conv2D, implementation=self.implementation, w_init=self.w_init
+        )
         for i, channels in enumerate(self.config.channels):
             x = conv(channels, 3, name=f"section_{i}_conv")(x)
             x = max_pool(x, 3, 2, implementation=self.implementation)
@@ -108,20 +133,38 @@ class ImpalaNet(hk.Module):
                 y = conv(channels, 3, name=f"section_{i}_block_{j}_conv_0")(y)
                 y = jax.nn.relu(y)
                 x = x + conv(channels, 3, name=f"section_{i}_block_{j}_conv_1")(y)
-        x = hk.Linear(self.config.dense, name="dense")(_flatten(jax.nn.relu(x)))
-        return jax.nn.relu(x)
+        dense = hk.Linear(self.config.dense, w_init=self.w_init, name="dense")
+        return jax.nn.relu(dense(_flatten(jax.nn.relu(x))))
 
 
 def apply_torso(
-    config: Torso, implementation: Implementation, observations: jax.Array
+    config: Torso,
+    implementation: Implementation,
+    observations: jax.Array,
+    *,
+    activation: Activation = "relu",
+    w_init: Initializer | None = None,
 ) -> jax.Array:
     """Return features ``[N, F]`` of observations ``[N, ...]``; inside a transform.
+
+    Args:
+      config: which torso.
+      implementation: of its convolutions.
+      observations: ``[N, ...]``.
+      activation: of `mlp`; the others are published with ReLU.
+      w_init: of the initial weights; None: as in `MLP`.
 
     Raises:
       UserError: the torso does not take observations of this shape.
     """
     if isinstance(config, MLPTorso):
-        mlp = MLP(config.hidden, activate_final=config.activate_final, name="torso")
+        mlp = MLP(
+            config.hidden,
+            activation=activation,
+            activate_final=config.activate_final,
+            w_init=w_init,
+            name="torso",
+        )
         return mlp(_flatten(observations))
     if observations.ndim != 4:
         raise UserError(
@@ -130,8 +173,8 @@ def apply_torso(
             "take 'mlp'"
         )
     if isinstance(config, NatureTorso):
-        return NatureNet(config, implementation)(observations)
-    return ImpalaNet(config, implementation)(observations)
+        return NatureNet(config, implementation, w_init)(observations)
+    return ImpalaNet(config, implementation, w_init)(observations)
 
 
 def _flatten(x: jax.Array) -> jax.Array:

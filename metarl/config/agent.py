@@ -15,13 +15,13 @@ from metarl.config.base import Decay, Model, NonNegative, Positive
 
 
 class MLPTorso(Model):
-    """Layers of ReLU units on the flattened observation."""
+    """Layers on the flattened observation; without any, the observation itself."""
 
     kind: Literal["mlp"] = "mlp"
     hidden: tuple[PositiveInt, ...] = (512, 512)
     """Units of each layer (REF: 512, 512)."""
     activate_final: bool = False
-    """Whether the last layer is followed by a ReLU too (REF: it is not)."""
+    """Whether the last layer is followed by the activation too (REF: it is not)."""
 
 
 class NatureTorso(Model):
@@ -73,6 +73,13 @@ class NetworkConfig(Model):
     action_model: ActionModelConfig = ActionModelConfig()
     head_hidden: tuple[PositiveInt, ...] = ()
     """Hidden layers of the heads on the torso (logits, y, v)."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """Between the layers of an `mlp` torso and of the heads on the torso."""
+    initialization: Literal["fan_in", "orthogonal"] = "fan_in"
+    """Of the weights of the torso and of the heads on it. `fan_in`: truncated normals
+    of deviation 1 / sqrt(inputs), 0.01 in the last layer of each head (REF).
+    `orthogonal`: of gain sqrt(2), in the last layer 0.01 for logits and 1 for other
+    heads (PPO's released code, OpenAI baselines)."""
     convolution: Literal["auto", "im2col", "native"] = "auto"
     """How convolutions are computed; `auto` takes im2col on CPU, where XLA runs
     convolutions inside loops on a slow path, and the native ones elsewhere."""

@@ -124,18 +124,63 @@ def test_last_layers_of_state_heads_start_small():
     assert np.std(z) == pytest.approx(0.88 / hidden, rel=0.1)
 
 
+def test_heads_can_be_networks_of_their_own_with_any_activation():
+    config = NetworkConfig(
+        torso=MLPTorso(hidden=()), head_hidden=(4, 5), activation="tanh"
+    )
+    network = build_network(config, ACTOR_CRITIC, 3)
+    observations = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+    params = jax.jit(network.init)(jax.random.key(0), observations)
+    assert shapes(params) == {
+        f"{head}/linear_{i}": {"w": shape, "b": shape[1:]}
+        for head, size in (("logits", 3), ("v", 7))
+        for i, shape in enumerate([(2, 4), (4, 5), (5, size)])
+    }
+    x = observations
+    for i in range(3):
+        x = np.tanh(x) if i else x
+        x = x @ np.asarray(params[f"v/linear_{i}"]["w"])  # biases start at 0
+    np.testing.assert_allclose(network.apply(params, observations)["v"], x, atol=1e-6)
+
+
+def gains(w: jax.Array) -> np.ndarray:
+    """Return the singular values of a layer's weights, inputs together."""
+    return np.linalg.svd(np.asarray(w).reshape(-1, w.shape[-1]))[1]
+
+
+def test_weights_can_start_orthogonal():
+    torso = NatureTorso(channels=(3,), kernels=(8,), strides=(4,), dense=6)
+    config = NetworkConfig(torso=torso, initialization="orthogonal")
+    network = build_network(config, ACTOR_CRITIC, 3)
+    init = jax.jit(network.init, compiler_options=tiny.QUICK)
+    params = init(jax.random.key(0), pixels(0, 1, 12, 12, 2))
+    wanted = {
+        "torso/conv_0": np.sqrt(2),
+        "torso/dense": np.sqrt(2),
+        "logits/linear_0": 0.01,
+        "v/linear_0": 1.0,
+    }
+    assert wanted.keys() == params.keys()
+    for name, gain in wanted.items():
+        np.testing.assert_allclose(gains(params[name]["w"]), gain, rtol=1e-5)
+
+
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("activate_final", [False, True])
-def test_mlp_equals_haikus(activate_final):
+def test_mlp_equals_haikus(activation, activate_final):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)))
-    settings = {"activate_final": activate_final}
-    theirs = hk.transform(lambda x: hk.nets.MLP((4, 6), **settings, name="mlp")(x))
-    ours = hk.transform(lambda x: MLP((4, 6), **settings, name="mlp")(x))
+    settings = {"activate_final": activate_final, "name": "mlp"}
+    function = {"relu": jax.nn.relu, "tanh": jnp.tanh}[activation]
+    theirs = hk.transform(
+        lambda x: hk.nets.MLP((4, 6), activation=function, **settings)(x)
+    )
+    ours = hk.transform(lambda x: MLP((4, 6), activation=activation, **settings)(x))
     params = ours.init(jax.random.key(0), x)
     renamed = {name.replace("/", "/~/"): layer for name, layer in params.items()}
     y = ours.apply(params, None, x)
     np.testing.assert_allclose(y, theirs.apply(renamed, None, x), rtol=1e-12)
-    assert (y < 0).any() == (not activate_final)
+    assert (y < 0).any() == (not activate_final or activation == "tanh")
 
 
 @pytest.mark.usefixtures("x64")

@@ -18,7 +18,12 @@ from metarl.config.agent import (
 from metarl.config.base import Decay, Model, NonNegative, Positive, Probability
 from metarl.config.benchmarks import BenchConfig, BenchOptions
 from metarl.config.environment import AtariOptions, EnvironmentConfig
-from metarl.config.evaluation import EvaluationConfig, ReplayConfig
+from metarl.config.evaluation import (
+    EvaluationConfig,
+    FinalScoreConfig,
+    ReplayConfig,
+    TuningConfig,
+)
 from metarl.config.rules import (
     ActorCriticConfig,
     DiscoConfig,
@@ -52,6 +57,7 @@ __all__ = [
     "DiscoConfig",
     "EnvironmentConfig",
     "EvaluationConfig",
+    "FinalScoreConfig",
     "ImpalaTorso",
     "MLPTorso",
     "MetaConfig",
@@ -74,5 +80,6 @@ __all__ = [
     "Torso",
     "TrackingConfig",
     "TrainConfig",
+    "TuningConfig",
     "ValueFunctionConfig",
 ]

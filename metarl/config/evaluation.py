@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 
 from metarl.config.agent import AgentConfig
-from metarl.config.base import Model
+from metarl.config.base import Model, Positive
 from metarl.config.environment import EnvironmentConfig
 from metarl.config.shared import RuntimeConfig, TrackingConfig
 
@@ -21,6 +21,32 @@ class ReplayConfig(Model):
     ratio: PositiveInt = 32
     """How often each trajectory is trained on, on average: a batch has
     ratio * num_envs trajectories."""
+
+
+class FinalScoreConfig(Model):
+    """Which finished episodes a cell's score is the mean of."""
+
+    episodes: PositiveInt = 100
+    """The last that many (Machado et al. 2018)."""
+    last_share: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """In their place, all that finish in this last share of `env_steps`."""
+
+
+class TuningConfig(Model):
+    """A grid of learning rates, tried on validation games; off where it is empty.
+
+    Every rule gets the same grid, discovered ones too, and is then scored with the
+    rate that was best.
+    """
+
+    learning_rates: tuple[Positive, ...] = ()
+    factors: tuple[Positive, ...] = ()
+    """In place of rates: multiples of the rate that each rule has otherwise."""
+    games: tuple[str, ...] = ()
+    """To try them on, none of which is scored; empty: atari3_val for Atari."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (1,)
+    env_steps: PositiveInt | None = None
+    """Of each try; None: as many as what is scored."""
 
 
 class EvaluationConfig(Model):
@@ -37,7 +63,10 @@ class EvaluationConfig(Model):
     agent: AgentConfig = AgentConfig()
     curve_points: PositiveInt = 20
     """Rows of each learning curve."""
-    cells_at_once: PositiveInt = 4
-    """Cells of equal shapes trained side by side in one program."""
+    final_score: FinalScoreConfig = FinalScoreConfig()
+    tuning: TuningConfig = TuningConfig()
+    cells_at_once: PositiveInt | None = None
+    """Cells of equal shapes trained side by side in one program; None: as many as the
+    memory that is free holds, at most 4 on CPU and 16 elsewhere."""
     tracking: TrackingConfig = TrackingConfig()
     runtime: RuntimeConfig = RuntimeConfig()

@@ -8,11 +8,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import pydantic
 
 from metarl import config_loader
-from metarl.config import EnvironmentConfig, EvaluationConfig
+from metarl.config import EnvironmentConfig, EvaluationConfig, RuleConfig
 from metarl.envs import suites
 from metarl.envs.tasks import PoolSpec, Task, pool_spec, resolve_environment
 from metarl.errors import UserError
@@ -29,8 +32,32 @@ _RUN_TIME = (
     "tracking",
     "runtime",
     "videos",
+    "tuning",
 )
 """Settings that say how an evaluation runs, not what a cell's result is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """What chose a rule's learning rate.
+
+    Attributes:
+      learning_rates: that were tried.
+      games: that they were tried on.
+      seeds: of each game.
+      env_steps: of each game and seed.
+      chosen: of the rates.
+      score: by which: "human_normalized_score" or "rank".
+      scores: of each rate, mean over games and seeds.
+    """
+
+    learning_rates: tuple[float, ...]
+    games: tuple[str, ...]
+    seeds: tuple[int, ...]
+    env_steps: int
+    chosen: float
+    score: str
+    scores: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,6 +68,7 @@ class Cell:
     task: Task
     seed: int
     settings: EvaluationConfig  # resolved for this rule and the game's family
+    tuning: Tuned | None = None  # how the learning rate was chosen
 
     @property
     def game(self) -> str:
@@ -88,20 +116,65 @@ class Cell:
 
     def identity(self) -> dict[str, object]:
         """Return all settings that decide the result, as plain JSON values."""
-        settings = self.settings.model_dump(mode="json")
-        for name in _RUN_TIME:
-            settings.pop(name, None)
-        environment = settings["environment"]
-        for name in ("suite", "games", "num_threads", "epoch_steps"):
-            del environment[name]
-        environment["options"] = dict(self.task.options)
         manifest = self.rule.manifest
-        return {
-            **settings,
+        identity: dict[str, object] = {
+            **_settings(self.settings),
             "group_size": GROUP_SIZE,
             "update_rule": manifest.config.model_dump(mode="json"),
             "rule_sha256": manifest.sha256,
         }
+        environment = identity["environment"]
+        assert isinstance(environment, dict)
+        environment["options"] = dict(self.task.options)
+        if self.tuning is not None:
+            tuned = dataclasses.asdict(self.tuning)
+            del tuned["scores"]  # what they decided is told by `chosen`
+            identity["tuning"] = {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in tuned.items()
+            }
+        return identity
+
+
+_RULE = pydantic.TypeAdapter[Any](RuleConfig)
+
+
+def completed_identity(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored identity with the settings that came after it at their defaults.
+
+    So that results of an earlier version go on to count. One that is not understood
+    stays as it is, and differs.
+    """
+    environment = dict(stored.get("environment", {}))
+    options = environment.pop("options", {})
+    known = EvaluationConfig.model_fields
+    try:
+        settings = EvaluationConfig.model_validate(
+            {
+                **{k: v for k, v in stored.items() if k in known and k != "tuning"},
+                "environment": environment,
+            }
+        )
+        rule = _RULE.validate_python(stored["update_rule"])
+    except (pydantic.ValidationError, KeyError):
+        return dict(stored)
+    completed = {
+        **stored,
+        **_settings(settings),
+        "update_rule": rule.model_dump(mode="json"),
+    }
+    completed["environment"] = {**completed["environment"], "options": options}
+    return completed
+
+
+def _settings(config: EvaluationConfig) -> dict[str, Any]:
+    """Return the settings that decide a result, whatever the rule and the game."""
+    settings = config.model_dump(mode="json")
+    for name in _RUN_TIME:
+        settings.pop(name, None)
+    for name in ("suite", "games", "num_threads", "epoch_steps"):
+        del settings["environment"][name]
+    return settings
 
 
 def cell_name(rule: str, game: str, seed: int) -> str:
@@ -178,26 +251,3 @@ def default_env_steps(environment: EnvironmentConfig, task: Task) -> int:
         return suites.get_suite(environment.suite).env_steps
     family = task.game.family
     return next(s.env_steps for s in suites.list_suites() if s.family == family)
-
-
-def batches(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
-    """Yield cells that can share a program: `cells_at_once` of equal shapes.
-
-    No padding: a last batch may be smaller.
-    """
-    groups: dict[tuple[object, ...], list[Cell]] = {}
-    for cell in cells:
-        shape = cell.spec
-        key = (
-            cell.rule.name,
-            shape.observation_shape,
-            shape.observation_dtype.str,
-            shape.num_actions,
-            cell.task.game.family,
-            cell.settings,
-        )
-        groups.setdefault(key, []).append(cell)
-    for members in groups.values():
-        size = members[0].settings.cells_at_once
-        for start in range(0, len(members), size):
-            yield members[start : start + size]

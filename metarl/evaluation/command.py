@@ -15,14 +15,9 @@ import jax
 
 from metarl.console import heartbeat, say
 from metarl.errors import UserError
-from metarl.evaluation import results
-from metarl.evaluation.cells import (
-    Cell,
-    batches,
-    cell_name,
-    plan,
-    require_an_update,
-)
+from metarl.evaluation import memory, results
+from metarl.evaluation.batches import batches
+from metarl.evaluation.cells import Cell, cell_name, plan, require_an_update
 from metarl.evaluation.results import Result
 from metarl.evaluation.runner import BatchRun, CellRun, ToldToStop, never
 from metarl.provenance import git_commit, package_versions
@@ -110,7 +105,9 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
     seeds = ", ".join(str(seed) for seed in sorted({cell.seed for cell in batch}))
     say(
         f"rule={first.rule.name} games: {games}; seeds: {seeds}; "
-        f"{first.env_steps:,} env steps each, {run.num_parameters:,} parameters"
+        f"{first.env_steps:,} env steps each, {run.num_parameters:,} parameters; "
+        f"{len(batch)} cells side by side, "
+        f"about {memory.estimate(first).cell_bytes / 2**30:.2f} GiB each"
     )
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from metarl.envs.suites import get_game, human_normalized_score
 from metarl.errors import UserError
-from metarl.evaluation.cells import GROUP_SIZE, Cell
+from metarl.evaluation.cells import GROUP_SIZE, Cell, completed_identity
 from metarl.rule_files import folder as rule_folder
 
 CELLS = "cells"
@@ -28,8 +28,8 @@ class Result:
     """How good a cell became; one row of results.csv, whose columns these are.
 
     Attributes:
-      mean_return: raw return of the last 100 finished episodes, all if fewer; None
-        where no episode finished.
+      mean_return: raw return of the finished episodes that `final_score` names, by
+        default the last 100, all if fewer; None where no episode finished.
       human_normalized_score: of that; None where no scores are published.
       scored_episodes: how many episodes `mean_return` is of.
       frames: of the emulator: `env_steps` x frame-skip in Atari, `env_steps` elsewhere.
@@ -123,7 +123,7 @@ def make_result(
       cell: that is done.
       env_steps: it took.
       episodes: that finished.
-      last_returns: of the newest of them.
+      last_returns: of those that count.
     """
     mean = sum(last_returns) / len(last_returns) if last_returns else None
     return Result(
@@ -136,12 +136,13 @@ def make_result(
         episodes=episodes,
         mean_return=mean,
         human_normalized_score=(
-            None if mean is None else human_normalized_score(cell.game, mean)
+            None if mean is None else human_normalized_score(cell.task.game, mean)
         ),
         scored_episodes=len(last_returns),
         frames=env_steps * cell.frame_skip,
         protocol=cell.protocol,
         learning_rate=cell.settings.agent.optimizer.learning_rate,
+        tuned=cell.tuning is not None,
     )
 
 
@@ -184,7 +185,8 @@ def is_finished(results_dir: Path, cell: Cell) -> bool:
     path = _path(results_dir, cell)
     if not path.is_file():
         return False
-    before, now = _flat(_read(path)["settings"]), _flat(cell.identity())
+    before = _flat(completed_identity(_read(path)["settings"]))
+    now = _flat(cell.identity())
     for field in [*now, *(field for field in before if field not in now)]:
         if before.get(field) != now.get(field):
             raise UserError(

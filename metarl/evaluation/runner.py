@@ -30,9 +30,6 @@ from metarl.rules.base import Metrics
 from metarl.runtime import release_memory
 from metarl.types import Params, Rollout
 
-LAST_EPISODES = 100
-"""Episodes that a cell's result is the mean of."""
-
 OnRow = Callable[["CellRun", dict[str, float]], None]
 OnFinished = Callable[["CellRun"], None]
 ToldToStop = Callable[[], bool]
@@ -95,9 +92,14 @@ class CellRun:
         """Start counting."""
         self.cell = cell
         self.env_steps = self.agent_updates = self.episodes = 0
+        final = cell.settings.final_score
+        share = final.last_share
+        # Of the episodes that the score is the mean of.
         self.last_returns: collections.deque[float] = collections.deque(
-            maxlen=LAST_EPISODES
+            maxlen=final.episodes if share is None else None
         )
+        self.newest_returns: collections.deque[float] = collections.deque(maxlen=100)
+        self._counts_from = 0.0 if share is None else (1 - share) * cell.env_steps
         self.curve: list[CurveRow] = []
         self.result: Result | None = None
         self._since_row: list[Episodes] = []
@@ -113,7 +115,10 @@ class CellRun:
         self.env_steps += env_steps
         self.agent_updates = agent_updates
         self.episodes += len(episodes.returns)
-        self.last_returns.extend(float(x) for x in episodes.returns)
+        returns = [float(x) for x in episodes.returns]
+        self.newest_returns.extend(returns)
+        if self.env_steps > self._counts_from:
+            self.last_returns.extend(returns)
         self._since_row.append(episodes)
         settings, budget = self.cell.settings, self.cell.env_steps
         points = self.env_steps * settings.curve_points // budget
@@ -312,7 +317,7 @@ class BatchRun:
         return times
 
     def _shown(self, steps_per_second: float) -> dict[str, Value]:
-        returns = [x for run in self.runs for x in run.last_returns]
+        returns = [x for run in self.runs for x in run.newest_returns]
         cells = {run.cell.rule.name: None for run in self.runs}
         return {
             "rule": "+".join(cells),

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from metarl.errors import UserError
-from metarl.evaluation.cells import batches, plan, require_an_update
+from metarl.evaluation.batches import batches
+from metarl.evaluation.cells import plan, require_an_update
 from metarl.rule_files import load_rule
 
 CATCH = "environment.suite=catch_5x5"

@@ -163,6 +163,19 @@ def test_other_settings_are_refused_by_name(tmp_path, override, message):
     assert "\n" not in str(error.value)
 
 
+def test_settings_that_came_later_are_at_their_defaults(tmp_path):
+    store(tmp_path, cell())
+    (path,) = (tmp_path / "cells").iterdir()
+    tree = json.loads(path.read_text())
+    del tree["settings"]["final_score"]
+    del tree["settings"]["agent"]["optimizer"]["eps"]
+    del tree["settings"]["update_rule"]["normalize_advantages"]
+    path.write_text(json.dumps(tree))
+    assert results.is_finished(tmp_path, cell())
+    with pytest.raises(UserError, match=r"final_score\.episodes = 100, not 7"):
+        results.is_finished(tmp_path, cell("Catch-v0", 1, "final_score.episodes=7"))
+
+
 def test_another_rule_of_the_same_name_is_refused(tmp_path):
     store(tmp_path, cell())
     with pytest.raises(UserError, match='rule_sha256 = "", not "abc"'):
@@ -233,6 +246,22 @@ def test_the_result_is_the_mean_of_the_last_100_episodes():
     assert run.result.mean_return == pytest.approx((90 + 60 + 60) / 100)
     assert run.result.episodes == 150
     assert run.result.env_steps == 30
+
+
+def test_the_result_may_be_of_the_last_share_of_the_budget():
+    run = CellRun(cell("Catch-v0", 1, "env_steps=100", "final_score.last_share=0.25"))
+    for i in range(10):
+        run.record(env_steps=10, agent_updates=i, episodes=episodes(*[float(i)] * 40))
+    # What finished after step 75: of the rollouts that ended at 80, 90 and 100.
+    assert run.result.scored_episodes == 120
+    assert run.result.mean_return == pytest.approx((7 + 8 + 9) / 3)
+    assert run.result.episodes == 400
+
+
+def test_the_result_may_be_of_another_number_of_episodes():
+    run = CellRun(cell("Catch-v0", 1, "env_steps=10", "final_score.episodes=2"))
+    run.record(env_steps=10, agent_updates=1, episodes=episodes(9.0, 1.0, 2.0))
+    assert (run.result.mean_return, run.result.scored_episodes) == (1.5, 2)
 
 
 def test_of_fewer_episodes_all_count_and_none_is_no_number():

@@ -40,10 +40,17 @@ _FINISH_TIMEOUT_S = 60.0  # what is not uploaded by then stays on disk for `wand
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where a resumed run goes on: rows after it are dropped and written anew."""
+    """Where a resumed run goes on: rows after it are dropped and written anew.
+
+    Attributes:
+      global_step: environment steps so far.
+      meta_step: meta-steps so far, where rows have them.
+      redone: families of keys whose rows at this very meta-step are dropped too.
+    """
 
     global_step: int
     meta_step: int | None = None
+    redone: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,14 +141,18 @@ class Tracker:
                 run.log({key: v for key, v in row.items() if v is not None})
 
     def log_artifact(self, rule_dir: Path) -> None:
-        """Store the rule in ``rule_dir`` as a W&B artifact of type "rule"."""
+        """Store the rule in ``rule_dir`` as a W&B artifact of type "rule".
+
+        It is called by the run and the folder, such as `RUN-rule`.
+        """
         with self._guarded("log_artifact") as run:
             if run is None:
                 return
             import wandb
 
             arrays, manifest = rule_folder.read(rule_dir)
-            name = re.sub(r"[^A-Za-z0-9_.-]", "-", f"{self._labels.name}-rule")
+            name = f"{self._labels.name}-{rule_dir.name}"
+            name = re.sub(r"[^A-Za-z0-9_.-]", "-", name)
             artifact = wandb.Artifact(
                 name[-128:],
                 type="rule",
@@ -374,7 +385,9 @@ def _rows_until(path: Path, position: Position) -> Iterator[bytes]:
             if not line.endswith(b"\n"):
                 continue
             if position.meta_step is not None and "meta_step" in row:
-                is_kept = row["meta_step"] <= position.meta_step
+                families = {key.partition("/")[0] for key in row}
+                is_redone = not families.isdisjoint(position.redone)
+                is_kept = row["meta_step"] + is_redone <= position.meta_step
             else:
                 is_kept = row.get("global_step", 0) <= position.global_step
             if is_kept:

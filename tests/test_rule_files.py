@@ -135,12 +135,17 @@ def test_a_rule_is_found_by_every_name_it_has(
     run = tmp_path / "runs" / "atari__1"
     _save(run / "rule")
     (run / "config.yaml").write_text("")
+    _save(run / "rule_best", seed=2)
     _save(tmp_path / "checkpoints" / "shipped", seed=1)
     monkeypatch.chdir(tmp_path)
     for path in (run, run / "rule", run / "rule" / "rule.npz", "runs/atari__1"):
         loaded = load_rule(path)
         assert loaded.name == "atari__1"
         _assert_equal(jax.device_get(loaded.meta_params), _params(0))
+    for path in (run / "rule_best", run / "rule_best" / "rule.npz"):
+        loaded = load_rule(path)
+        assert loaded.name == "atari__1__best"
+        _assert_equal(jax.device_get(loaded.meta_params), _params(2))
     assert load_rule("shipped").name == "shipped"
     _assert_equal(jax.device_get(load_rule("shipped").meta_params), _params(1))
     monkeypatch.chdir(run / "rule")

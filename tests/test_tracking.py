@@ -95,6 +95,21 @@ def test_resumed_file_is_that_of_an_uninterrupted_run(tmp_path: Path) -> None:
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_rows_of_a_family_that_is_redone_are_dropped_at_the_very_step(
+    tmp_path: Path,
+) -> None:
+    def log(steps: range, resume: Position | None) -> None:
+        with Tracker(tmp_path, NO_WANDB, {}, LABELS, resume=resume) as tracker:
+            for step in steps:
+                tracker.log({"meta/loss": 0.5}, meta_step=step)
+                tracker.log({"eval/iqm": 0.25}, meta_step=step)
+
+    log(range(1, 4), None)
+    log(range(0), Position(global_step=0, meta_step=2, redone=("eval",)))
+    kept = [(row["meta_step"], "eval/iqm" in row) for row in _rows(tmp_path)]
+    assert kept == [(1, False), (1, True), (2, False)]
+
+
 def test_a_run_that_starts_anew_drops_all_rows(tmp_path: Path) -> None:
     for _ in range(2):
         with Tracker(tmp_path, NO_WANDB, {}, LABELS) as tracker:

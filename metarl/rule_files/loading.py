@@ -70,9 +70,10 @@ def load_rule(path: str | Path) -> LoadedRule:
 
     Args:
       path: a folder with `rule.npz` and `manifest.json`, the `rule.npz` in it, a run
-        (its newest rule is taken), the name of a folder under `checkpoints/`, the
-        name of a built-in hand-written rule, or published Disco weights as they are
-        (what those have seen is then unknown).
+        (its newest rule is taken; the best one is in its folder `rule_best`), the
+        name of a folder under `checkpoints/`, the name of a built-in hand-written
+        rule, or published Disco weights as they are (what those have seen is then
+        unknown).
 
     Raises:
       UserError: there is no such rule, or its file is not what its manifest says.
@@ -134,9 +135,7 @@ def find_rule(path: str | Path) -> tuple[Path, str]:
             if not (place / rule_folder.MANIFEST).is_file():
                 return place / rule_folder.ARRAYS, place.resolve().name
         if rule_folder.holds_rule(place):
-            absolute = place.resolve()
-            is_of_run = absolute.name == "rule" and _is_run(absolute.parent)
-            return place, (absolute.parent if is_of_run else absolute).name
+            return place, _name_of(place.resolve())
         if rule_folder.holds_rule(place / "rule"):
             return place / "rule", place.resolve().name
         if _is_run(place):
@@ -243,6 +242,14 @@ def _load_bare(file: Path, name: str) -> LoadedRule:
         source={"file": file.name},
     )
     return LoadedRule(rule, params, manifest, name)
+
+
+def _name_of(place: Path) -> str:
+    """Return what tables call the rule in ``place``, an absolute path."""
+    if not _is_run(place.parent):
+        return place.name
+    run = place.parent.name
+    return {"rule": run, "rule_best": f"{run}__best"}.get(place.name, place.name)
 
 
 def _is_run(place: Path) -> bool:

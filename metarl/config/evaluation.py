@@ -68,5 +68,8 @@ class EvaluationConfig(Model):
     cells_at_once: PositiveInt | None = None
     """Cells of equal shapes trained side by side in one program; None: as many as the
     memory that is free holds, at most 4 on CPU and 16 elsewhere."""
+    videos: bool = False
+    """Whether to film an episode of a random, the early and the final agent, for each
+    rule and game with its first seed, as cells are trained. Needs PyAV."""
     tracking: TrackingConfig = TrackingConfig()
     runtime: RuntimeConfig = RuntimeConfig()

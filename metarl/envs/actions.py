@@ -83,6 +83,8 @@ WITHOUT_FIRE = frozenset({"LostLuggage-v5", "Skiing-v5"})
 
 CATCH = ("LEFT", "NOOP", "RIGHT")
 CARTPOLE = ("LEFT", "RIGHT")
+ACROBOT = ("TORQUE_MINUS", "NOOP", "TORQUE_PLUS")
+MOUNTAIN_CAR = ("LEFT", "NOOP", "RIGHT")
 FROZEN_LAKE = ("LEFT", "DOWN", "RIGHT", "UP")
 MINIGRID = (
     "TURN_LEFT",

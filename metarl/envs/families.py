@@ -26,13 +26,15 @@ Raw = Array | Mapping[str, Array]
 
 # Cells that end an episode, row by row: holes, and the goal in the last cell
 # (Gymnasium's two fixed maps).
-_LAKE_ENDS = {
+LAKE_ENDS = {
     "FrozenLake-v1": (5, 7, 11, 12, 15),
     "FrozenLake8x8-v1": (19, 29, 35, 41, 42, 46, 49, 52, 54, 59, 63),
 }
 # Where CartPole falls (Barto, Sutton and Anderson 1983, as in Gymnasium).
 _CART_LIMIT = 2.4
 _POLE_LIMIT = 12 * 2 * math.pi / 360
+# Where the car is out of the valley (Moore 1990, as in Gymnasium).
+_HILL_TOP = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +62,14 @@ def family_of(task: Task) -> Family:
         return Family(_copy, lambda _, rewards, __: rewards != 0)
     if task.game.family == "cartpole":
         return Family(_copy, lambda raw, _, __: _has_fallen(_array(raw)))
+    if task.game.family == "acrobot":
+        # Every step costs 1, but for the one that swings the tip up.
+        return Family(_copy, lambda _, rewards, __: rewards == 0)
+    if task.game.family == "mountain_car":
+        return Family(_copy, lambda raw, _, __: _has_arrived(_array(raw)))
     if task.game.family == "frozen_lake":
         one_hot = np.eye(FROZEN_LAKE_SIZE[name] ** 2, dtype=np.bool_)
-        ends = np.array(_LAKE_ENDS[name])
+        ends = np.array(LAKE_ENDS[name])
         return Family(
             lambda raw, out: np.copyto(out, one_hot[_array(raw)]),
             lambda raw, _, __: np.isin(_array(raw), ends),
@@ -92,6 +99,11 @@ def _has_fallen(state: Array) -> Bools:
     position, angle = np.abs(state[:, 0]), np.abs(state[:, 2])
     fallen: Bools = (position > _CART_LIMIT) | (angle > _POLE_LIMIT)
     return fallen
+
+
+def _has_arrived(state: Array) -> Bools:
+    arrived: Bools = (state[:, 0] >= _HILL_TOP) & (state[:, 1] >= 0)
+    return arrived
 
 
 def _minigrid_one_hot(raw: Raw, out: Array) -> None:

@@ -16,7 +16,15 @@ from typing import Literal
 from metarl.envs import actions
 from metarl.errors import UserError, nearest
 
-Family = Literal["atari", "catch", "cartpole", "frozen_lake", "minigrid"]
+Family = Literal[
+    "atari",
+    "catch",
+    "cartpole",
+    "acrobot",
+    "mountain_car",
+    "frozen_lake",
+    "minigrid",
+]
 Split = Literal["discovery", "validation", "held_out"]
 Options = tuple[tuple[str, int], ...]
 """EnvPool options of a task beyond the configuration's, such as the board's size."""
@@ -120,6 +128,8 @@ def _all_games() -> dict[str, Game]:
     games += [
         Game("Catch-v0", "catch", best_score=1.0),
         Game("CartPole-v1", "cartpole", best_score=500.0),
+        Game("Acrobot-v1", "acrobot"),
+        Game("MountainCar-v0", "mountain_car"),
         Game("FrozenLake-v1", "frozen_lake", best_score=1.0),
         Game("FrozenLake8x8-v1", "frozen_lake", best_score=1.0),
     ]
@@ -216,6 +226,14 @@ _SUITES = (
         (("height", 8), ("width", 8)),
     ),
     Suite("cartpole", "cartpole", ("CartPole-v1",), 500_000, "balance a pole"),
+    Suite("acrobot", "acrobot", ("Acrobot-v1",), 500_000, "swing two links up"),
+    Suite(
+        "mountain_car",
+        "mountain_car",
+        ("MountainCar-v0",),
+        500_000,
+        "drive out of a valley, without reward before",
+    ),
     Suite("frozen_lake", "frozen_lake", ("FrozenLake-v1",), 500_000, "slippery 4 x 4"),
     Suite(
         "minigrid",
@@ -330,6 +348,8 @@ def action_meanings(task_id: str, *, full: bool = False) -> tuple[str, ...]:
     return {
         "catch": actions.CATCH,
         "cartpole": actions.CARTPOLE,
+        "acrobot": actions.ACROBOT,
+        "mountain_car": actions.MOUNTAIN_CAR,
         "frozen_lake": actions.FROZEN_LAKE,
     }[family]
 

@@ -19,6 +19,9 @@ from metarl.errors import UserError
 FROZEN_LAKE_SIZE = {"FrozenLake-v1": 4, "FrozenLake8x8-v1": 8}
 """Cells on each side of the lake."""
 
+STATE_SIZE = {"cartpole": 4, "acrobot": 6, "mountain_car": 2}
+"""Numbers that describe the state, in the families of classic control."""
+
 MINIGRID_VIEW = 7
 """Cells on each side of what a MiniGrid agent sees."""
 MINIGRID_CODES = (11, 6, 3)
@@ -93,8 +96,8 @@ def pool_spec(task: Task, config: EnvironmentConfig) -> PoolSpec:
         options = dict(task.options)
         shape = (options.get("height", 10), options.get("width", 5))
         dtype = np.dtype(np.float32)
-    elif family == "cartpole":
-        shape, dtype = (4,), np.dtype(np.float32)
+    elif family in STATE_SIZE:
+        shape, dtype = (STATE_SIZE[family],), np.dtype(np.float32)
     elif family == "frozen_lake":
         shape, dtype = (FROZEN_LAKE_SIZE[name] ** 2,), np.dtype(np.bool_)
     else:

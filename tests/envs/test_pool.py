@@ -315,6 +315,58 @@ def test_cartpole_falls_or_is_cut_after_500_steps() -> None:
     assert terminal > 50
 
 
+def test_acrobot_swings_up_or_is_cut_after_500_steps() -> None:
+    pool = Pool("Acrobot", EnvironmentConfig(), num_envs=8, seed=1)
+    state = pool.reset()
+    assert state.shape == (8, 6)
+    terminal = 0
+    for t in range(520):
+        # The first four push with the first link's motion, the others do nothing.
+        pushing = np.where(state[:, 4] > 0, 0, 2)
+        step = pool.step(np.where(np.arange(8) < 4, pushing, 1))
+        state = step.observations
+        cos1, sin1, cos2, sin2 = state[:, :4].T
+        height = -cos1 - (cos1 * cos2 - sin1 * sin2)  # of the tip, over the pivot
+        assert np.array_equal(step.is_terminal, step.valid & (height > 1))
+        paid = step.valid & ~step.is_terminal
+        assert np.array_equal(step.raw_rewards, -paid.astype(np.float32))
+        assert step.cut[:4].sum() == 0
+        assert step.cut[4:].all() == (t == 499)
+        terminal += int(step.is_terminal.sum())
+    assert terminal > 10
+
+
+def test_mountain_car_arrives_or_is_cut_after_200_steps() -> None:
+    pool = Pool("MountainCar", EnvironmentConfig(), num_envs=8, seed=1)
+    state = pool.reset()
+    assert state.shape == (8, 2)
+    terminal = 0
+    for t in range(210):
+        pushing = np.where(state[:, 1] >= 0, 2, 0)
+        step = pool.step(np.where(np.arange(8) < 4, pushing, 1))
+        state = step.observations
+        arrived = (state[:, 0] >= 0.5) & (state[:, 1] >= 0)
+        assert np.array_equal(step.is_terminal, step.valid & arrived)
+        assert np.array_equal(step.raw_rewards, -step.valid.astype(np.float32))
+        assert step.cut[:4].sum() == 0
+        assert step.cut[4:].all() == (t == 199)
+        terminal += int(step.is_terminal.sum())
+    assert terminal >= 4
+
+
+@pytest.mark.parametrize(
+    ("game", "rewards", "ended"),
+    [("Acrobot", [0.0, -1.0], [1, 0]), ("MountainCar", [-1.0] * 4, [1, 0, 0, 1])],
+)
+def test_an_end_in_the_very_last_step_is_told_from_the_time_limit(
+    game: str, rewards: list[float], ended: list[int]
+) -> None:
+    family = families.family_of(Task(suites.get_game(game)))
+    state = np.array([[0.5, 0.0], [0.49, 0.03], [0.6, -0.01], [0.53, 0.05]])
+    raw = np.pad(state[: len(rewards)], ((0, 0), (0, 4)))
+    assert family.ended(raw, np.array(rewards), {}).tolist() == ended
+
+
 def test_frozen_lake_is_one_hot_and_ends_in_holes_and_the_goal() -> None:
     maps = gymnasium.envs.toy_text.frozen_lake.MAPS
     for name, size in (("FrozenLake-v1", 4), ("FrozenLake8x8-v1", 8)):

@@ -35,6 +35,8 @@ CASES = {
     "mapped": ("Skiing", STICKY),
     "catch": ("Catch", EnvironmentConfig()),
     "cartpole": ("CartPole", EnvironmentConfig()),
+    "acrobot": ("Acrobot", EnvironmentConfig()),
+    "mountain_car": ("MountainCar", EnvironmentConfig()),
     "frozen_lake": ("FrozenLake", EnvironmentConfig()),
     "minigrid": ("MiniGrid-Empty-Random-5x5", EnvironmentConfig()),
 }
@@ -97,7 +99,7 @@ def test_a_restored_pool_goes_on_as_if_nothing_had_happened(case: str) -> None:
     advance(pool, actions, 37)
     midway = pool.state()
     # On to a moment right after a done, where a reset is pending.
-    for _ in range(300):
+    for _ in range(450):
         step = pool.step(next(actions))
         if (step.cut if case == "lives" else step.is_terminal | step.cut).any():
             break

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import typing
+
 import pytest
 
 from metarl.config import (
@@ -13,6 +15,7 @@ from metarl.config import (
     NetworkConfig,
     OptimizerConfig,
 )
+from metarl.envs import suites
 from metarl.errors import UserError
 from metarl.evaluation.defaults import settings_for
 from metarl.rule_files import LoadedRule, load_rule, new_manifest
@@ -152,6 +155,6 @@ def test_a_mistake_is_one_line_that_names_the_field():
 
 def test_settings_are_a_valid_configuration():
     for rule in (discovered(), load_rule("actor_critic")):
-        for family in ("atari", "catch", "cartpole", "frozen_lake", "minigrid"):
+        for family in typing.get_args(suites.Family):
             found = settings(rule, family)
             assert EvaluationConfig.model_validate(found.model_dump()) == found

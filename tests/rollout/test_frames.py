@@ -105,7 +105,7 @@ def test_real_rollouts_come_back_to_the_byte(
 
 
 def test_only_stacks_of_frames_are_taken_apart() -> None:
-    for suite in ("catch", "cartpole", "frozen_lake", "minigrid"):
+    for suite in ("catch", "cartpole", "acrobot", "frozen_lake", "minigrid"):
         config = EnvironmentConfig(suite=suite)
         task = resolve_environment(config, same_shapes=False)[0]
         assert pool_spec(task, config).frame_stack is None

@@ -137,7 +137,7 @@ class Pool:
     def reset(self) -> Observations:
         """Build the environments anew from the seed; return what they show first."""
         self.close()
-        with _quiet():
+        with quiet():
             environments: _Environments = envpool.make(
                 self.task.game.task_id,
                 env_type="gymnasium",
@@ -347,7 +347,7 @@ def _lives(info: Mapping[str, object], num_envs: int) -> npt.NDArray[np.int32]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence Gymnasium's remark that CartPole's bounds are rounded to float32."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*precision lowered by casting")

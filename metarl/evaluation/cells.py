@@ -19,7 +19,7 @@ from metarl.config import EnvironmentConfig, EvaluationConfig, RuleConfig
 from metarl.envs import suites
 from metarl.envs.tasks import PoolSpec, Task, pool_spec, resolve_environment
 from metarl.errors import UserError
-from metarl.evaluation.defaults import settings_for, user_tree
+from metarl.evaluation.defaults import rule_for, settings_for, user_tree
 from metarl.rule_files import LoadedRule, load_rule
 
 GROUP_SIZE = 1
@@ -224,7 +224,8 @@ def plan(
                 files=files,
                 overrides=overrides,
             )
-            cells += [Cell(rule, task, seed, settings) for seed in user.seeds]
+            played = rule_for(rule, task.game.family)
+            cells += [Cell(played, task, seed, settings) for seed in user.seeds]
     return cells
 
 

@@ -1,23 +1,26 @@
 """Settings of a rule's agents where the user gives none, by rule and family of games.
 
-They lie under the user's files and overrides, which always win. Three origins: a rule
-of one of our runs brings what it was meta-trained with; another discovered rule gets
-DiscoRL's evaluation settings; a hand-written rule learns on-policy. No arrays here.
+They lie under the user's files and overrides, which always win. A rule of one of our
+runs brings what it was meta-trained with; another discovered rule gets DiscoRL's
+evaluation settings; hand-written rules learn on-policy, PPO with the settings of its
+reference implementations. No arrays here.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from metarl import config_loader
-from metarl.config import DiscoConfig, EnvironmentConfig, EvaluationConfig
+from metarl.config import DiscoConfig, EnvironmentConfig, EvaluationConfig, PPOConfig
 from metarl.envs.suites import Family
 from metarl.envs.tasks import resolve_environment
 from metarl.errors import UserError
 from metarl.rule_files import LoadedRule, Manifest
+from metarl.rules import make_rule
 
 Tree = config_loader.Tree
 
@@ -48,6 +51,48 @@ _ON_POLICY_ATARI: Tree = {
     "agent": {
         "network": {"torso": _SMALL_TORSO},
         "optimizer": {"learning_rate": 5e-4},
+    },
+}
+
+# PPO as CleanRL runs it (Huang et al., JMLR 2022: ppo.py and ppo_atari.py), after the
+# authors' own code; Huang et al., "The 37 implementation details of PPO" (2022),
+# gives the reason of each.
+_PPO_OPTIMIZER: Tree = {
+    "learning_rate": 2.5e-4,
+    "schedule": "linear",
+    "end_learning_rate": 0.0,
+    "eps": 1e-5,
+    "max_grad_norm": 0.5,
+    # Never reached: with these decays Adam's step is at most 0.1 / sqrt(0.001) = 3.2.
+    "max_abs_update": 10.0,
+}
+
+PPO_ATARI_CLIP = 0.1
+
+_PPO_CONTROL: Tree = {
+    "rollout_length": 128,
+    "replay": {"capacity": 0},
+    "environment": {"num_envs": 4},
+    "agent": {
+        "network": {
+            # Networks of their own for policy and values.
+            "torso": {"kind": "mlp", "hidden": []},
+            "head_hidden": [64, 64],
+            "activation": "tanh",
+            "initialization": "orthogonal",
+        },
+        "optimizer": _PPO_OPTIMIZER,
+    },
+}
+
+_PPO_ATARI: Tree = {
+    "rollout_length": 128,
+    "replay": {"capacity": 0},
+    # Its values are plain numbers, which rewards of any scale would not suit.
+    "environment": {"num_envs": 8, "clip_rewards": True},
+    "agent": {
+        "network": {"torso": _SMALL_TORSO, "initialization": "orthogonal"},
+        "optimizer": _PPO_OPTIMIZER,
     },
 }
 
@@ -91,6 +136,19 @@ def _disco_atari(env_steps: int) -> Tree:
             },
         },
     }
+
+
+def rule_for(rule: LoadedRule, family: Family) -> LoadedRule:
+    """Return the rule with the options it is run with on one family of games.
+
+    A rule's options are its own, but for the built-in PPO: its authors bound the ratio
+    more tightly on Atari (Schulman et al. 2017, Tables 3 and 5).
+    """
+    if family != "atari" or rule.manifest.config != PPOConfig():
+        return rule
+    config = PPOConfig(clip=PPO_ATARI_CLIP)
+    manifest = rule.manifest.model_copy(update={"config": config})
+    return dataclasses.replace(rule, rule=make_rule(config), manifest=manifest)
 
 
 def settings_for(
@@ -141,6 +199,8 @@ def _defaults(rule: LoadedRule, family: Family, env_steps: int) -> Tree:
     trained_with = _trained_with(rule.manifest, family)
     if trained_with is not None:
         return trained_with
+    if isinstance(rule.manifest.config, PPOConfig):
+        return _PPO_ATARI if family == "atari" else _PPO_CONTROL
     if isinstance(rule.manifest.config, DiscoConfig):
         return _disco_atari(env_steps) if family == "atari" else _DISCO_TOY
     return _ON_POLICY_ATARI if family == "atari" else _ON_POLICY_TOY

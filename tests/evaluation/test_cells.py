@@ -81,6 +81,12 @@ def test_minimal_action_sets_are_trained_apart():
     assert [len(batch) for batch in batches(cells)] == [1, 1]
 
 
+def test_a_rules_options_may_be_its_familys_and_are_a_part_of_the_cell():
+    cells = plan(["ppo"], overrides=["environment.games=[Pong, Catch-v0]", "seeds=[1]"])
+    assert [cell.identity()["update_rule"]["clip"] for cell in cells] == [0.1, 0.2]
+    assert [cell.rule.rule.config.clip for cell in cells] == [0.1, 0.2]
+
+
 def test_what_decides_a_result_is_its_identity():
     def identity(*overrides: str) -> dict[str, object]:
         (cell,) = plan(["actor_critic"], overrides=[CATCH, "seeds=[1]", *overrides])

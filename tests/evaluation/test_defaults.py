@@ -14,10 +14,11 @@ from metarl.config import (
     NatureTorso,
     NetworkConfig,
     OptimizerConfig,
+    PPOConfig,
 )
 from metarl.envs import suites
 from metarl.errors import UserError
-from metarl.evaluation.defaults import settings_for
+from metarl.evaluation.defaults import rule_for, settings_for
 from metarl.rule_files import LoadedRule, load_rule, new_manifest
 from metarl.rules import make_rule
 
@@ -68,6 +69,41 @@ def test_hand_written_rules_learn_on_policy():
             found = settings(load_rule(name), family)
             assert found.replay.capacity == 0
             assert found.environment.num_envs == 32
+
+
+@pytest.mark.parametrize("family", ["cartpole", "acrobot"])
+def test_ppo_gets_the_reference_settings_on_classic_control(family):
+    found = settings(load_rule("ppo"), family, env_steps=500_000)
+    assert (found.rollout_length, found.environment.num_envs) == (128, 4)
+    assert found.replay.capacity == 0
+    optimizer = found.agent.optimizer
+    assert optimizer == OptimizerConfig(
+        learning_rate=2.5e-4,
+        schedule="linear",
+        eps=1e-5,
+        max_grad_norm=0.5,
+        max_abs_update=10.0,
+    )
+    # Adam's largest step, of a gradient after a long time without any.
+    assert optimizer.max_abs_update > (1 - optimizer.b1) / (1 - optimizer.b2) ** 0.5
+    network = found.agent.network
+    assert (network.torso, network.head_hidden) == (MLPTorso(hidden=()), (64, 64))
+    assert (network.activation, network.initialization) == ("tanh", "orthogonal")
+
+
+def test_ppo_gets_the_reference_settings_on_atari():
+    rule = load_rule("ppo")
+    found = settings(rule, "atari")
+    assert (found.rollout_length, found.environment.num_envs) == (128, 8)
+    assert found.environment.clip_rewards
+    assert found.agent.network.initialization == "orthogonal"
+    assert rule_for(rule, "atari").rule == make_rule(PPOConfig(clip=0.1))
+    assert rule_for(rule, "atari").manifest.config == PPOConfig(clip=0.1)
+    assert rule_for(rule, "cartpole") is rule
+    # Whoever chose options of his own keeps them.
+    mine = PPOConfig(epochs=3)
+    other = LoadedRule(make_rule(mine), {}, new_manifest(mine), "mine")
+    assert rule_for(other, "atari") is other
 
 
 def test_the_budget_is_the_suites_unless_given():

@@ -65,19 +65,36 @@ class Experiment:
 
 
 def build(config: TrainConfig) -> Experiment:
-    """Return the static parts that ``config`` describes.
+    """Return the static parts of a run that meta-trains its rule.
 
     Raises:
       UserError: the games do not exist or do not fit together, or the rule has
         nothing to be meta-trained.
     """
-    rule = make_rule(config.update_rule)
+    rule, kind = make_rule(config.update_rule), config.update_rule.kind
     if not jax.tree.leaves(jax.eval_shape(rule.init_params, jax.random.key(0))):
-        kind = config.update_rule.kind
         raise UserError(
             f"update_rule.kind={kind}: a hand-written rule has no meta-parameters to "
             f"train (allowed: disco; try it by `metarl evaluate {kind}`)"
         )
+    experiment = assemble(config)
+    if config.meta.estimator == "mixed" and not takes_one_step(experiment.agent.spec):
+        raise UserError(
+            f"meta.estimator=mixed: '{kind}' takes several gradient steps per batch "
+            "(allowed for it: reverse)"
+        )
+    return experiment
+
+
+def assemble(config: TrainConfig) -> Experiment:
+    """Return the static parts that ``config`` describes, of any rule.
+
+    Agents act and are updated by a hand-written rule too; see `build`.
+
+    Raises:
+      UserError: the games do not exist or do not fit together.
+    """
+    rule = make_rule(config.update_rule)
     games = resolve_environment(config.environment)
     num_agents = config.population.num_agents or len(games)
     tasks = tuple(games[i % len(games)] for i in range(num_agents))
@@ -98,11 +115,6 @@ def build(config: TrainConfig) -> Experiment:
         weights=config.meta.regularizers,
         remat=config.meta.remat,
     )
-    if config.meta.estimator == "mixed" and not takes_one_step(agent.spec):
-        raise UserError(
-            f"meta.estimator=mixed: '{config.update_rule.kind}' takes several gradient "
-            "steps per batch (allowed for it: reverse)"
-        )
     estimator = ESTIMATORS[config.meta.estimator](
         inner_loop, chunk=config.population.chunk
     )

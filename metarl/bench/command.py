@@ -42,7 +42,7 @@ def main(
       warm_cache: the same as `bench.warm_cache=true`.
 
     Raises:
-      UserError: there is no such case, or the configuration does not fit.
+      UserError: there is no such case, or the configuration does not fit the first.
     """
     asked, files = split(words)
     config = load_config(files, overrides, warm_cache=warm_cache)
@@ -61,6 +61,12 @@ def main(
             say(f"bench: {failure}", console=progress)
             if name in asked:
                 exit_code = EXIT_FAILED  # after what else there is to measure
+            continue
+        except UserError as mistake:
+            if not records:
+                raise
+            # Of all cases a configuration may fit some: what was measured stands.
+            say(f"bench: {name} left out: {mistake}", console=progress)
             continue
         records.append(record)
         if as_json:

@@ -85,7 +85,7 @@ def agent_update_loop(config: BenchConfig) -> Iterator[Subject]:
 @contextlib.contextmanager
 def meta_step(config: BenchConfig) -> Iterator[Subject]:
     """The meta-gradient of the population and the meta-update, without acting."""
-    parts = bench_parts.build(config)
+    parts = bench_parts.build(config, meta_trains=True)
     yield _meta_subject(parts, [bench_parts.window(parts)])
 
 
@@ -100,7 +100,7 @@ def meta_step_plain(config: BenchConfig) -> Iterator[Subject]:
 @contextlib.contextmanager
 def meta_step_loop(config: BenchConfig) -> Iterator[Subject]:
     """The agents in a Python loop: the gradient of one group, G times."""
-    parts = bench_parts.build(config)
+    parts = bench_parts.build(config, meta_trains=True)
     together = bench_parts.window(parts)
     with preparing(config):
         windows = [

@@ -58,9 +58,19 @@ class Parts:
         }
 
 
-def build(config: BenchConfig) -> Parts:
-    """Return the parts that ``config`` describes, with newborn agents."""
-    experiment = experiments.build(config)
+def build(config: BenchConfig, *, meta_trains: bool = False) -> Parts:
+    """Return the parts that ``config`` describes, with newborn agents.
+
+    Args:
+      config: of the run.
+      meta_trains: whether the rule is to be differentiated; agents act and are updated
+        by hand-written rules too.
+
+    Raises:
+      UserError: they do not fit together.
+    """
+    make = experiments.build if meta_trains else experiments.assemble
+    experiment = make(config)
     with preparing(config):
         params = (
             experiments.initial_meta_params(experiment, config)

@@ -16,9 +16,11 @@ import tiny_run
 
 from metarl import config_loader
 from metarl import experiment as experiments
+from metarl.agents.agent import AgentState
 from metarl.bench import acting, learning, parts, whole_step
 from metarl.bench.measure import Prepare
 from metarl.config import BenchConfig
+from metarl.errors import UserError
 from metarl.meta import trainer
 from metarl.rule_files import loading
 
@@ -47,8 +49,31 @@ def test_a_loop_over_agents_makes_the_same_updates(config: BenchConfig) -> None:
     with learning.agent_update_loop(config) as subject:
         tiny.assert_close(together, tiny.stack(subject.call()), 1e-5)
     np.testing.assert_array_equal(together.agent_updates, 1)
-    moved = jax.tree.map(lambda a, b: abs(a - b).max(), together.params, before.params)
-    assert max(jax.tree.leaves(moved)) > 1e-3
+    assert moved(before, together) > 1e-3
+
+
+def test_a_hand_written_rule_acts_and_updates_but_is_not_differentiated() -> None:
+    # One that takes several steps per batch, which no estimator by default takes.
+    overrides = [*tiny_run.OVERRIDES, "update_rule={kind: ppo}"]
+    config = config_loader.load(BenchConfig, [], overrides)
+    before = parts.build(config).population.agents
+    with learning.agent_update(config) as subject:
+        after = subject.call()
+        assert subject.facts["meta_parameters"] == 0
+    np.testing.assert_array_equal(after.agent_updates, 1)
+    assert moved(before, after) > 1e-3
+    for prepare in (learning.meta_step, learning.meta_step_loop, whole_step.train_step):
+        with (
+            pytest.raises(UserError, match=r"^update_rule\.kind=ppo: a hand-written"),
+            prepare(config),
+        ):
+            pass
+
+
+def moved(before: AgentState, after: AgentState) -> float:
+    """Return by how much a parameter moved at most."""
+    moves = jax.tree.map(lambda a, b: abs(a - b).max(), after.params, before.params)
+    return float(max(jax.tree.leaves(moves)))
 
 
 @pytest.mark.parametrize("prepare", [learning.meta_step_plain, learning.meta_step_loop])
@@ -76,8 +101,8 @@ def test_a_meta_step_moves_the_rule(meta_step: trainer.MetaState) -> None:
     gain = tiny.Scaled().init_params(jax.random.key(0))["gain"]
     # Adam's first step is as long as the learning rate.
     rate = load().meta.optimizer.learning_rate
-    moved = abs(float(meta_step.params["gain"] - gain))
-    assert 0.1 * rate < moved < 1.01 * rate
+    step = abs(float(meta_step.params["gain"] - gain))
+    assert 0.1 * rate < step < 1.01 * rate
     np.testing.assert_array_equal(meta_step.optimizers.count, [1, 1, 1])
 
 

@@ -93,7 +93,7 @@ def test_json_is_one_flat_object_per_case_and_line() -> None:
         (["act", "--jsno"], "metarl: unknown option --jsno; did you mean '--json'?"),
         # Known to the process of the case alone.
         (
-            ["forward", "update_rule={kind: actor_critic}"],
+            ["meta-step", "update_rule={kind: actor_critic}"],
             "metarl: update_rule.kind=actor_critic: a hand-written rule has no meta-p",
         ),
     ],
@@ -162,6 +162,24 @@ def test_a_comparator_that_fails_leaves_the_others(
     assert "bench: meta-step-plain: its process was killed" in errors
     # Asked for, it is a failure.
     assert command.main(["meta-step-plain"], overrides) == 1
+
+
+def test_what_was_measured_outlives_a_case_that_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure_apart(name: str, config: object) -> dict[str, object]:
+        if name in ("meta-step", "meta-step-plain", "meta-step-loop", "train-step"):
+            raise UserError("update_rule.kind=ppo: nothing to train")
+        return dict.fromkeys(KEYS, 1.0) | {"case": name}
+
+    monkeypatch.setattr(command, "measure_apart", measure_apart)
+    assert command.main([], [*tiny_run.OVERRIDES], as_json=True) == 0
+    out, errors = capsys.readouterr()
+    shown = [json.loads(line)["case"] for line in out.splitlines()]
+    assert shown[-2:] == ["agent-update", "agent-update-loop"]
+    assert "bench: train-step left out: update_rule.kind=ppo: nothing" in errors
+    with pytest.raises(UserError, match=r"^update_rule\.kind=ppo"):
+        command.main(["meta-step"], [*tiny_run.OVERRIDES])
 
 
 def test_without_words_all_cases_are_measured_on_catch(measured: list[str]) -> None:

@@ -7,10 +7,8 @@ module; must not import environments, `train` or `evaluation`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +18,13 @@ import numpy.typing as npt
 from metarl import config_loader
 from metarl.agents import group
 from metarl.agents.agent import Agent, AgentState
+from metarl.agents.checked_network import Apply, Init, check_network
 from metarl.config import OptimizerConfig
-from metarl.errors import UserError, nearest
+from metarl.errors import UserError
 from metarl.rollout.builder import RolloutBuilder
 from metarl.rule_files import LoadedRule, folder
 from metarl.rules.base import Head, Metrics, UpdateRule
-from metarl.types import Network, Outputs, Params, Rollout
-
-Init = Callable[[jax.Array, jax.Array], Any]
-"""From a key and observations ``[N, ...]`` to parameters, in any pytree."""
-
-Apply = Callable[[Any, jax.Array], Outputs]
-"""From parameters and observations ``[N, ...]`` to the outputs by head name."""
+from metarl.types import Network, Params, Rollout
 
 ENDLESS = 2**31 - 1
 """Environment steps of a lifetime that nobody bounded; the counter's largest."""
@@ -88,7 +81,7 @@ class Learner:
           network: ``init(key, observations [N, ...]) -> params`` and
             ``apply(params, observations [N, ...]) -> {head: [N, size]}``, per action
             ``[N, A, size]``; pure functions with the heads of the rule's spec. A
-            `metarl.types.Network` too, which may have a third one.
+            `metarl.types.Network` too, whose third one is checked likewise.
           observations: ``[N, ...]`` of any content, for shape and dtype.
           num_actions: A.
           learning_rate: in place of the optimiser's.
@@ -109,9 +102,9 @@ class Learner:
             raise UserError(
                 f"lifetime_env_steps: needed by the schedule '{optimizer.schedule}'"
             )
-        init, apply, apply_taken = _functions(network)
+        example = jnp.asarray(observations)
         heads = rule.spec(num_actions).heads
-        checked = Network(_Init(init), _Apply(apply, heads, num_actions), apply_taken)
+        checked = check_network(network, heads, num_actions, example)
         self._agent = Agent(
             rule=rule,
             network=checked,
@@ -119,10 +112,7 @@ class Learner:
             optimizer=optimizer,
             lifetime_env_steps=lifetime_env_steps or ENDLESS,
         )
-        example = jnp.asarray(observations)
         self._observations = jax.ShapeDtypeStruct(example.shape, example.dtype)
-        params = jax.eval_shape(checked.init, jax.random.key(0), example)
-        jax.eval_shape(checked.apply, params, example)
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -219,78 +209,6 @@ class Learner:
                 f"observations: {array.dtype}, the learner was made for {needed.dtype}"
             )
         return jnp.asarray(array, needed.dtype)
-
-
-# Dataclasses, so that two learners of one network share what is compiled.
-
-
-@dataclasses.dataclass(frozen=True)
-class _Init:
-    """The user's `init`, whose parameters are checked while it is traced."""
-
-    init: Init
-
-    def __call__(self, key: jax.Array, observations: jax.Array) -> Params:
-        params = self.init(key, observations)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-            # NumPy's floats: Adam's moments need the bits, and files know no others.
-            if jnp.result_type(leaf).kind != "f":
-                raise UserError(
-                    f"network: parameter {jax.tree_util.keystr(path)} is "
-                    f"{jnp.result_type(leaf)} (allowed: float32, float64, float16)"
-                )
-        # A weakly typed leaf would come back from the first update as another type,
-        # and compile the second anew.
-        return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), params)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Apply:
-    """The user's `apply`, whose outputs are checked while it is traced."""
-
-    apply: Apply
-    heads: tuple[Head, ...]
-    num_actions: int
-
-    def __call__(self, params: Params, observations: jax.Array) -> Outputs:
-        """Return the heads that the rule needs and no other."""
-        outputs = self.apply(params, observations)
-        if not isinstance(outputs, dict):
-            raise UserError(
-                f"network: apply returned a {type(outputs).__name__}, a dict of the "
-                f"heads {', '.join(head.name for head in self.heads)} is needed"
-            )
-        for head in self.heads:
-            size = (self.num_actions, head.size) if head.per_action else (head.size,)
-            needed = [observations.shape[0], *size]
-            if head.name not in outputs:
-                raise UserError(
-                    f"network: head '{head.name}' {needed} is missing; the network "
-                    f"returns {', '.join(outputs)}{nearest(head.name, outputs)}"
-                )
-            output = outputs[head.name]
-            if list(output.shape) != needed:
-                raise UserError(
-                    f"network: head '{head.name}' has shape {list(output.shape)}, the "
-                    f"rule needs {needed} ({needed[0]} observations)"
-                )
-            if not jnp.issubdtype(output.dtype, jnp.floating):
-                raise UserError(
-                    f"network: head '{head.name}' is {output.dtype}, the rule needs "
-                    "floating point"
-                )
-        return {head.name: outputs[head.name] for head in self.heads}
-
-
-def _functions(network: tuple[Init, Apply] | Network) -> Network:
-    if isinstance(network, Network):
-        return network
-    if isinstance(network, tuple) and len(network) == 2 and all(map(callable, network)):
-        return Network(*network)
-    raise UserError(
-        "network: a pair of functions (init, apply) is needed, got "
-        f"{type(network).__name__}"
-    )
 
 
 def _optimizer(

@@ -91,6 +91,7 @@ def _make_parser() -> Parser:
     _add_quickstart(add)
     _add_train(add)
     _add_evaluate(add)
+    _add_report(add)
     _add_rules(add)
     _add_bench(add)
     _add_games(add)
@@ -152,7 +153,39 @@ def _add_evaluate(add: _Subparsers[Parser]) -> None:
         help="a rule file, folder, run or built-in name; a .yaml is a configuration",
     )
     evaluate.add_argument("--suite", help="suite by name; see `metarl games`")
+    evaluate.add_argument(
+        "--jobs",
+        metavar="I/N",
+        help="train part I of N of the cells; the parts may run anywhere, in any order",
+    )
     evaluate.set_defaults(run=commands.evaluate, overrides=[])
+
+
+def _add_report(add: _Subparsers[Parser]) -> None:
+    report = _command(
+        add,
+        "report",
+        "show results and training runs as one HTML page",
+        "report results/catch runs/catch3 --baseline actor_critic",
+    )
+    report.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="results of `metarl evaluate`, runs of `metarl train`, rules",
+    )
+    report.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where to write report.html (default: the first folder)",
+    )
+    report.add_argument(
+        "--baseline", metavar="RULE", help="compare with this (default: actor_critic)"
+    )
+    report.set_defaults(run=commands.report, overrides=[])
 
 
 def _add_rules(add: _Subparsers[Parser]) -> None:

@@ -15,6 +15,7 @@ from metarl import config_loader
 from metarl.config import (
     EnvironmentConfig,
     EvaluationConfig,
+    ReportConfig,
     RuntimeConfig,
     TrainConfig,
 )
@@ -64,7 +65,15 @@ def evaluate(args: argparse.Namespace) -> int:
     _start_jax(config.runtime)
     from metarl.evaluation import main
 
-    return main(rules, args.suite, files, args.overrides)
+    return main(rules, args.suite, files, args.overrides, jobs=args.jobs)
+
+
+def report(args: argparse.Namespace) -> int:
+    """Show results and training runs as one page."""
+    config = config_loader.load(ReportConfig, [], args.overrides)
+    from metarl.report import main
+
+    return main(args.folders, args.output, args.baseline, config.tracking)
 
 
 def rules_list(args: argparse.Namespace) -> int:

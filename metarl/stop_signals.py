@@ -13,10 +13,15 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
+def stop_signals(
+    until: str = "after this meta-step, and saving",
+) -> Iterator[Callable[[], bool]]:
     """Note the signals while the block runs; yield whether one has come.
 
     A second interrupt from the keyboard is one.
+
+    Args:
+      until: when the work stops, for the line that answers a signal.
     """
     received: list[int] = []
 
@@ -28,7 +33,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
         # Not through the console, whose lock the interrupted code may hold.
         os.write(
             sys.stderr.fileno(),
-            b"stopping after this meta-step, and saving (interrupt again: at once)\n",
+            f"stopping {until} (interrupt again: at once)\n".encode(),
         )
 
     before = [signal.signal(number, note) for number in SIGNALS]

@@ -161,14 +161,18 @@ def test_short_options_take_their_value_in_both_ways(recorded):
 def test_evaluate_tells_rules_from_configurations(monkeypatch, tmp_path):
     calls = []
     module = type(sys)("metarl.evaluation")
-    module.main = lambda *given: calls.append(given) or 0
+    module.main = lambda *given, jobs: calls.append((*given, jobs)) or 0
     monkeypatch.setitem(sys.modules, "metarl.evaluation", module)
     file = tmp_path / "e.yaml"
     file.write_text("rollout_length: 5\n")
     words = ["evaluate", "RUN", "--suite", "catch", str(file), "actor_critic"]
     assert cli.main([*words, "seeds=[4]", "env_steps=2e5"]) == 0
+    assert cli.main(["evaluate", "RUN", "--suite", "catch", "--jobs", "2/4"]) == 0
     overrides = ["seeds=[4]", "env_steps=2e5"]
-    assert calls == [(["RUN", "actor_critic"], "catch", [file], overrides)]
+    assert calls == [
+        (["RUN", "actor_critic"], "catch", [file], overrides, None),
+        (["RUN"], "catch", [], [], "2/4"),
+    ]
 
 
 def test_evaluate_refuses_mistakes_before_it_reads_a_rule(capsys):

@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import secrets
+import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
 
 from metarl.console import heartbeat, say
-from metarl.errors import UserError
 from metarl.evaluation import memory, results
 from metarl.evaluation.batches import batches
 from metarl.evaluation.cells import Cell, cell_name, plan, require_an_update
+from metarl.evaluation.jobs import Jobs, parse_jobs, part
 from metarl.evaluation.results import Result
 from metarl.evaluation.runner import BatchRun, CellRun, ToldToStop, never
+from metarl.evaluation.shared_folder import claimed, require_writable
 from metarl.provenance import git_commit, package_versions
 from metarl.rule_files import LoadedRule
+from metarl.stop_signals import stop_signals
 from metarl.tracking import RunLabels, Tracker, logged_name
+
+EXIT_DONE, EXIT_PREEMPTED = 0, 75
 
 
 def main(
@@ -30,6 +36,8 @@ def main(
     suite: str | None,
     files: Sequence[Path],
     overrides: Sequence[str],
+    *,
+    jobs: str | None = None,
 ) -> int:
     """Run `metarl evaluate` and return its exit code.
 
@@ -38,14 +46,25 @@ def main(
       suite: by name; None: the configuration says what is played.
       files: YAML files.
       overrides: `key=value`, on top.
+      jobs: `i/n`, the part of the grid to train; None: all of it.
     """
+    share = Jobs() if jobs is None else parse_jobs(jobs)
+    given = list(overrides)
     if suite is not None:
         overrides = [f"environment.suite={suite}", *overrides]
-    rows = evaluate(rules, files, overrides)
+    with stop_signals("after this rollout; finished cells are kept") as told_to_stop:
+        grid = _plan(rules, files, overrides, share)
+        rows = _evaluate(grid, told_to_stop)
     say("")
     for line in summary_table(rows):
         say(line)
-    return 0
+    if len(rows) == len(grid.cells):
+        return EXIT_DONE
+    words = ["metarl", "evaluate", *rules, *map(str, files)]
+    words += [] if suite is None else ["--suite", suite]
+    words += [] if jobs is None else ["--jobs", jobs]
+    say(f"stopped; go on with: {shlex.join([*words, *given])}")
+    return EXIT_PREEMPTED
 
 
 def evaluate(
@@ -53,6 +72,7 @@ def evaluate(
     files: Sequence[Path] = (),
     overrides: Sequence[str] = (),
     *,
+    jobs: Jobs = Jobs(),  # noqa: B008 -- frozen
     told_to_stop: ToldToStop = never,
 ) -> list[Result]:
     """Train fresh agents with frozen rules and write their scores.
@@ -63,24 +83,61 @@ def evaluate(
       rules: what `load_rule` takes, or loaded ones.
       files: YAML files.
       overrides: `key=value`, on top; such as `environment.suite=catch`.
+      jobs: the part of the grid to train.
       told_to_stop: asked before every rollout; cells that are not done then are left
         out.
 
     Returns:
-      The rows of the cells asked for, by rule, game and seed.
+      The rows of the cells of this part, by rule, game and seed.
 
     Raises:
-      UserError: a rule, game or setting does not exist, or `results_dir` has one of
-        the cells with other settings.
+      UserError: a rule, game or setting does not exist, `results_dir` cannot be
+        written to, or has one of the cells with other settings.
     """
-    cells = plan(rules, files, overrides)
-    for cell in cells:
+    return _evaluate(_plan(rules, files, overrides, jobs), told_to_stop)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Grid:
+    """The cells that this process is to train, and where they go."""
+
+    cells: list[Cell]
+    results_dir: Path
+
+
+def _plan(
+    rules: Sequence[str | Path | LoadedRule],
+    files: Sequence[Path],
+    overrides: Sequence[str],
+    jobs: Jobs,
+) -> _Grid:
+    planned = plan(rules, files, overrides)
+    for cell in planned:
         require_an_update(cell)
-    results_dir = cells[0].settings.results_dir
-    try:
-        results_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"results_dir: {results_dir}: {error.strerror}") from None
+    cells = part(planned, jobs)
+    if jobs.count > 1:
+        say(f"job {jobs}: {len(cells)} of {len(planned)} cells")
+    return _Grid(cells, planned[0].settings.results_dir)
+
+
+def _evaluate(grid: _Grid, told_to_stop: ToldToStop) -> list[Result]:
+    results_dir = grid.results_dir
+    require_writable(results_dir, field="results_dir")
+    train_missing(grid.cells, results_dir, told_to_stop)
+    wanted = {cell.name for cell in grid.cells}
+    rows = results.merge_cells(results_dir)
+    say(f"results: {results_dir / 'results.csv'} ({len(rows)} rows), curves.csv beside")
+    return [row for row in rows if cell_name(row.rule, row.game, row.seed) in wanted]
+
+
+def train_missing(
+    cells: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop = never
+) -> None:
+    """Train the cells that `results_dir` does not have, until ``told_to_stop``.
+
+    Raises:
+      UserError: it has one of them with other settings.
+    """
     missing = [cell for cell in cells if not results.is_finished(results_dir, cell)]
     say(
         f"evaluating {len(cells)} cells on {jax.default_backend()}: "
@@ -88,12 +145,11 @@ def evaluate(
     )
     for batch in batches(missing):
         if told_to_stop():
-            break
-        _train(batch, results_dir, told_to_stop)
-    wanted = {cell.name for cell in cells}
-    rows = results.merge_cells(results_dir)
-    say(f"results: {results_dir / 'results.csv'} ({len(rows)} rows), curves.csv beside")
-    return [row for row in rows if cell_name(row.rule, row.game, row.seed) in wanted]
+            return
+        # Another process may have written some in the meantime.
+        left = [cell for cell in batch if not results.is_finished(results_dir, cell)]
+        if left:
+            _train(left, results_dir, told_to_stop)
 
 
 def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -> None:
@@ -112,7 +168,7 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         trackers = {
-            cell.name: stack.enter_context(_tracker(cell, results_dir))
+            cell.name: stack.enter_context(_tracked(cell, results_dir))
             for cell in batch
         }
 
@@ -144,7 +200,17 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
         run.run(on_row, on_finished, told_to_stop=told_to_stop)
 
 
-def _tracker(cell: Cell, results_dir: Path) -> Tracker:
+@contextlib.contextmanager
+def _tracked(cell: Cell, results_dir: Path) -> Iterator[Tracker]:
+    """Track one cell, beside whoever else may be at the very same one."""
+    folder = results_dir / "tracking"
+    with claimed(folder / f".{cell.name}.lock") as is_ours:
+        name = cell.name if is_ours else f"{cell.name}__{secrets.token_hex(3)}"
+        with _tracker(cell, folder / name) as tracker:
+            yield tracker
+
+
+def _tracker(cell: Cell, folder: Path) -> Tracker:
     """Return the tracker of one cell: one game and one seed, as tools expect it."""
     config = {
         **cell.settings.model_dump(mode="json"),
@@ -161,7 +227,6 @@ def _tracker(cell: Cell, results_dir: Path) -> Tracker:
         tags=(commit,) if commit else (),
         job_type="evaluate",
     )
-    folder = results_dir / "tracking" / cell.name
     return Tracker(folder, cell.settings.tracking, config, labels)
 
 

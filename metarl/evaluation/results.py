@@ -17,6 +17,7 @@ from typing import Any, Literal
 from metarl.envs.suites import get_game, human_normalized_score
 from metarl.errors import UserError
 from metarl.evaluation.cells import GROUP_SIZE, Cell, completed_identity
+from metarl.evaluation.shared_folder import locked
 from metarl.rule_files import folder as rule_folder
 
 CELLS = "cells"
@@ -200,9 +201,16 @@ def is_finished(results_dir: Path, cell: Cell) -> bool:
 def merge_cells(results_dir: Path) -> list[Result]:
     """Write `results.csv`, `results.json` and `curves.csv` from all cells there are.
 
+    One process after another, so that no table is put in place of a newer one.
+
     Returns:
       The rows, by rule, game and seed.
     """
+    with locked(results_dir / ".merge.lock"):
+        return _merge(results_dir)
+
+
+def _merge(results_dir: Path) -> list[Result]:
     records = read_cells(results_dir)
     rows = [dataclasses.asdict(record.result) for record in records]
     columns = [field.name for field in dataclasses.fields(Result)]
@@ -243,12 +251,17 @@ def read_curves(results_dir: Path) -> dict[tuple[str, str, int], list[CurveRow]]
 
 
 def summary(results: Iterable[Result]) -> list[list[str]]:
-    """Return a small table, head first: means over seeds by game and rule."""
+    """Return a small table, head first: means over seeds by game and rule.
+
+    `episodes` is how many the score of a seed is of, the fewest there are.
+    """
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:
         key = (result.game, result.status, result.rule)
         groups.setdefault(key, []).append(result)
-    rows = [["game", "status", "rule", "seeds", "return", "human-normalized"]]
+    rows = [
+        ["game", "status", "rule", "seeds", "episodes", "return", "human-normalized"]
+    ]
     for (game, status, rule), members in sorted(groups.items()):
         rows.append(
             [
@@ -256,6 +269,7 @@ def summary(results: Iterable[Result]) -> list[list[str]]:
                 status,
                 rule,
                 str(len(members)),
+                str(min(member.scored_episodes for member in members)),
                 _mean([member.mean_return for member in members]),
                 _mean([member.human_normalized_score for member in members]),
             ]

@@ -14,6 +14,7 @@ import errno
 import hashlib
 import io
 import os
+import secrets
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -88,9 +89,14 @@ def write(folder: Path, arrays: bytes, manifest: str) -> None:
 def write_file(path: Path, data: bytes) -> None:
     """Write one file so that no reader sees a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new-{os.getpid()}")
-    _write_synced(new, data)
-    new.replace(path)
+    # Process ids of several machines on one file system may be equal.
+    new = path.with_name(f".{path.name}.new-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        _write_synced(new, data)
+        new.replace(path)
+    except OSError:  # such as a full disk
+        new.unlink(missing_ok=True)
+        raise
 
 
 def read(folder: Path) -> tuple[bytes, str | None]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -197,6 +198,7 @@ def test_files_appear_whole(tmp_path):
     results.merge_cells(tmp_path)
     files = sorted(p.name for p in tmp_path.rglob("*") if p.is_file())
     assert files == [
+        ".merge.lock",
         "actor_critic__Catch-v0__seed1.json",
         "curves.csv",
         "results.csv",
@@ -209,6 +211,30 @@ def test_half_a_file_of_a_killed_writer_is_no_cell(tmp_path):
     (tmp_path / "cells" / ".actor_critic__Catch-v0__seed1.json.new-7").write_text("{")
     assert not results.is_finished(tmp_path, cell())
     assert results.merge_cells(tmp_path) == []
+
+
+def test_whoever_merges_last_has_all_cells(tmp_path):
+    planned = [cell("Catch-v0", seed) for seed in range(1, 13)]
+
+    def finish(one: Cell) -> None:
+        store(tmp_path, one)
+        results.merge_cells(tmp_path)
+
+    with ThreadPoolExecutor(12) as threads:
+        list(threads.map(finish, planned))
+    seeds = [int(row["seed"]) for row in rows_of(tmp_path / "results.csv")]
+    assert seeds == list(range(1, 13))
+    assert len(rows_of(tmp_path / "curves.csv")) == 24
+
+
+def test_one_cell_may_be_written_by_several_at_once(tmp_path):
+    one = cell()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: store(tmp_path, one), range(40)))
+    assert [path.name for path in (tmp_path / "cells").iterdir()] == [
+        f"{one.name}.json"
+    ]
+    assert results.is_finished(tmp_path, one)
 
 
 def test_a_file_that_is_no_cell_is_named(tmp_path):
@@ -227,8 +253,8 @@ def test_summary_is_a_mean_over_seeds():
 
     head, row = results.summary([result(1, -20.7), result(2, 14.6)])
     assert head[:3] == ["game", "status", "rule"]
-    assert row == ["Pong-v5", "held_out", "actor_critic", "2", "-3.050", "0.500"]
-    assert results.summary([result(1, None)])[1][4:] == ["-", "-"]
+    assert row == ["Pong-v5", "held_out", "actor_critic", "2", "1", "-3.050", "0.500"]
+    assert results.summary([result(1, None)])[1][4:] == ["0", "-", "-"]
 
 
 def episodes(*returns: float) -> Episodes:

@@ -23,6 +23,7 @@ from metarl.evaluation.jobs import Jobs, parse_jobs, part
 from metarl.evaluation.results import Result
 from metarl.evaluation.runner import BatchRun, CellRun, ToldToStop, never
 from metarl.evaluation.shared_folder import claimed, require_writable
+from metarl.evaluation.videos import Camera
 from metarl.provenance import git_commit, package_versions
 from metarl.rule_files import LoadedRule
 from metarl.stop_signals import stop_signals
@@ -156,6 +157,7 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
     """Train the cells of one batch and store each as it is done."""
     with heartbeat(f"preparing {len(batch)} cells"):
         run = BatchRun(batch)
+    camera = Camera(results_dir, run)
     first = batch[0]
     games = ", ".join(sorted({cell.game for cell in batch}))
     seeds = ", ".join(str(seed) for seed in sorted({cell.seed for cell in batch}))
@@ -173,14 +175,15 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
         }
 
         def on_row(cell_run: CellRun, metrics: Mapping[str, float]) -> None:
-            seconds = time.perf_counter() - started
+            camera.keep_early(cell_run)
+            seconds = time.perf_counter() - started - camera.spent_s
             trackers[cell_run.cell.name].log(
                 _row(cell_run, metrics, seconds), global_step=cell_run.env_steps
             )
 
         def on_finished(cell_run: CellRun) -> None:
             assert cell_run.result is not None
-            seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - started - camera.spent_s
             about = {
                 "commit": git_commit(),
                 "versions": package_versions(),
@@ -193,7 +196,12 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
                 cell_run.result, wall_s=round(seconds / len(batch), 3)
             )
             results.write_cell(
-                results_dir, cell_run.cell, result, cell_run.curve, about
+                results_dir,
+                cell_run.cell,
+                result,
+                cell_run.curve,
+                about,
+                videos=camera.videos_of(cell_run, trackers[cell_run.cell.name]),
             )
             results.merge_cells(results_dir)
 

@@ -1,0 +1,321 @@
+"""Videos are of the right agents, play where they should, and change no result."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metarl.agents.agent import Agent
+from metarl.config import (
+    ActorCriticConfig,
+    EnvironmentConfig,
+    OptimizerConfig,
+    RandomConfig,
+)
+from metarl.envs import suites, tasks
+from metarl.evaluation import evaluate, mp4, videos
+from metarl.evaluation.cells import Cell, plan
+from metarl.evaluation.recording import (
+    Recording,
+    agent_policy,
+    random_policy,
+    record_episode,
+)
+from metarl.evaluation.results import read_cells
+from metarl.evaluation.videos import Camera, video_name
+from metarl.rule_files import LoadedRule, new_manifest
+from metarl.rules import make_rule
+from metarl.types import Network
+
+TINY = [
+    "environment.suite=catch_5x5",
+    "environment.num_envs=4",
+    "rollout_length=6",
+    "agent.network.torso.hidden=[8]",
+    "env_steps=300",
+    "curve_points=4",
+]
+CATCH = tasks.Task(suites.get_game("Catch-v0"))
+
+
+def _rule(name: str = "small", *, random: bool = False) -> LoadedRule:
+    config = (
+        RandomConfig() if random else ActorCriticConfig(num_bins=5, max_abs_value=2.0)
+    )
+    return LoadedRule(make_rule(config), {}, new_manifest(config), name)
+
+
+def _decode(path: Path) -> tuple[np.ndarray, av.VideoStream]:
+    with av.open(str(path)) as container:
+        (stream,) = container.streams
+        frames = [f.to_ndarray(format="rgb24") for f in container.decode(stream)]
+        return np.stack(frames), stream
+
+
+# --- Files ----------------------------------------------------------------------------
+
+
+def test_file_has_every_frame_and_plays_in_browsers(tmp_path):
+    colours = [(214, 92, 92), (92, 186, 92), (50, 132, 50), (240, 228, 66)]
+    given = [np.full((31, 41, 3), colours[i % 4], np.uint8) for i in range(10)]
+    path = tmp_path / "a.mp4"
+    with mp4.Mp4Writer(path, fps=30) as writer:
+        for frame in given:
+            writer.add(frame)
+    assert writer.num_frames == 10
+    seen, stream = _decode(path)
+    assert seen.shape == (10, 32, 42, 3)  # yuv420p needs even sides
+    assert stream.codec_context.name == "h264"
+    assert stream.codec_context.pix_fmt == "yuv420p"
+    assert stream.average_rate == 30
+    assert float(stream.duration * stream.time_base) == pytest.approx(10 / 30)
+    # Colours are tagged, and survive: each frame is nearest to its own.
+    assert stream.codec_context.colorspace == 6
+    for frame, original in zip(seen, given, strict=True):
+        assert np.abs(frame[:31, :41].astype(int) - original).max() <= 12
+    # The index comes before the pictures, so that a page starts to play at once.
+    content = path.read_bytes()
+    assert 0 < content.index(b"moov") < content.index(b"mdat")
+
+
+def test_the_same_frames_give_the_same_file(tmp_path):
+    draw = np.random.default_rng(0)
+    frames = draw.integers(0, 256, (5, 32, 32, 3), np.uint8)
+    for name in ("a", "b"):
+        with mp4.Mp4Writer(tmp_path / name, fps=30) as writer:
+            for frame in frames:
+                writer.add(frame)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_frames_of_another_size_are_refused(tmp_path):
+    with mp4.Mp4Writer(tmp_path / "a.mp4", fps=30) as writer:
+        writer.add(np.zeros((32, 32, 3), np.uint8))
+        with pytest.raises(ValueError, match="34 x 32 after others of 32 x 32"):
+            writer.add(np.zeros((32, 33, 3), np.uint8))
+
+
+# --- Episodes -------------------------------------------------------------------------
+
+
+def test_a_whole_episode_is_recorded():
+    frames: list[np.ndarray] = []
+    first = record_episode(
+        random_policy(3, seed=0),
+        CATCH,
+        EnvironmentConfig(),
+        seed=4,
+        on_frame=frames.append,
+    )
+    # Ten rows: nine steps after the first picture, six frames each.
+    assert (first.env_steps, first.num_frames, first.is_cut) == (9, 60, False)
+    assert first.episode_return in (-1.0, 1.0)
+    assert len(frames) == 60
+    assert len({frame.tobytes() for frame in frames}) == 10
+    again = record_episode(
+        random_policy(3, seed=0),
+        CATCH,
+        EnvironmentConfig(),
+        seed=4,
+        on_frame=lambda _: None,
+    )
+    assert again == first
+
+
+def test_a_long_episode_is_cut():
+    frames: list[np.ndarray] = []
+    cut = record_episode(
+        random_policy(18, seed=1),
+        tasks.Task(suites.get_game("Pong-v5")),
+        EnvironmentConfig(),
+        seed=4,
+        on_frame=frames.append,
+        max_frames=8,
+    )
+    # One frame before the first step, two of each of three, one of the fourth.
+    assert cut == Recording(0.0, 4, 8, True)
+    assert len(frames) == 8
+    assert frames[0].shape == (420, 320, 3)
+    assert (frames[0] != frames[-1]).any()
+
+
+def test_random_policy_is_uniform():
+    policy = random_policy(4, seed=0)
+    counts = np.bincount([policy(np.zeros((1, 2)), 0) for _ in range(4000)])
+    # Four standard deviations of a binomial count.
+    assert np.abs(counts - 1000).max() < 4 * np.sqrt(4000 * 0.25 * 0.75)
+
+
+def test_agent_policy_acts_as_the_agent_does():
+    network = Network(
+        init=lambda key, _: {"w": jax.random.normal(key, (4, 3))},
+        apply=lambda params, x: {"logits": x @ params["w"]},
+    )
+    rule = make_rule(RandomConfig())
+    agent = Agent(_Sampled(rule), network, 3, OptimizerConfig(), 100)
+    key = jax.random.key(1)
+    state = agent.init(jax.random.key(0), jnp.zeros((1, 4)))
+    policy = agent_policy(agent, state, key)
+    seen = np.random.default_rng(0).normal(size=(20, 1, 4)).astype(np.float32)
+    actions = [policy(x, step) for step, x in enumerate(seen)]
+    expected = [
+        agent.act(state, jnp.asarray(x), jax.random.fold_in(key, step))[0][0]
+        for step, x in enumerate(seen)
+    ]
+    assert actions == [int(x) for x in expected]
+    assert set(actions) == {0, 1, 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sampled:
+    """A rule that acts by the network's logits, and nothing else."""
+
+    rule: object
+
+    def spec(self, num_actions: int) -> object:
+        return self.rule.spec(num_actions)
+
+    def init_state(self) -> object:
+        return self.rule.init_state()
+
+    def act(self, outputs, clock, key):
+        del clock
+        logits = outputs["logits"]
+        return jax.random.categorical(key, logits), logits
+
+
+# --- Evaluations ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same evaluation with and without videos."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        made = {name: tmp_path_factory.mktemp(name) for name in ("with", "without")}
+        for name, folder in made.items():
+            own = [f"videos={name == 'with'}", "seeds=[1, 2]", f"results_dir={folder}"]
+            evaluate([_rule()], overrides=[*TINY, *own])
+    return made
+
+
+def test_recording_changes_no_result(folders):
+    for seed in (1, 2):
+        cells = [
+            json.loads((folder / f"cells/small__Catch-v0__seed{seed}.json").read_text())
+            for folder in (folders["with"], folders["without"])
+        ]
+        for cell in cells:
+            assert cell["result"].pop("wall_s") > 0
+        for part in ("result", "curve", "settings"):
+            assert cells[0][part] == cells[1][part]
+
+
+def test_the_first_seed_of_a_game_gets_three_videos(folders):
+    assert not (folders["without"] / "videos").exists()
+    first, second = read_cells(folders["with"])
+    assert (first.result.seed, second.result.seed) == (1, 2)
+    assert second.videos == ()
+    assert [video.stage for video in first.videos] == ["random", "early", "final"]
+    # A rollout has 24 transitions at most; the first of four rows is at a quarter.
+    steps = [video.env_steps for video in first.videos]
+    assert steps == [0, first.curve[0].env_steps, first.curve[-1].env_steps]
+    assert 75 <= steps[1] < 75 + 24
+    for video in first.videos:
+        name = (
+            f"Catch-v0__small__seed1__{video.stage}__return{video.episode_return:.0f}"
+        )
+        assert video.file == f"videos/{name}.mp4"
+        frames, _ = _decode(folders["with"] / video.file)
+        assert frames.shape == (30, 240, 240, 3)  # five rows: four steps
+        assert (frames[0] != frames[-1]).any()
+        assert abs(video.episode_return) == 1
+    # Nothing unfinished is left.
+    assert len(list((folders["with"] / "videos").iterdir())) == 3
+
+
+class _Film:
+    """The part of a batch that a camera looks at; agents are numbers."""
+
+    def __init__(self, rule: LoadedRule, *overrides: str) -> None:
+        self.cells = plan([rule], overrides=[*TINY, *overrides])
+        self.settings = self.cells[0].settings
+        self.agent = None
+        self.runs = [
+            SimpleNamespace(cell=cell, env_steps=0, is_done=False)
+            for cell in self.cells
+        ]
+        self.filmed: list[str] = []
+
+    def agents_of(self, index: int) -> SimpleNamespace:
+        raise AssertionError("no agent is needed")
+
+
+class _Shown(list):
+    def log_video(self, game: str, path: Path, *, global_step: int) -> None:
+        assert path.is_file()
+        self.append((game, path.name, global_step))
+
+
+def test_agents_that_never_learn_are_filmed_once_and_shown(tmp_path):
+    film, shown = _Film(_rule("chance", random=True), "videos=true"), _Shown()
+    (video,) = Camera(tmp_path, film).videos_of(film.runs[0], shown)
+    assert (video.stage, video.env_steps) == ("random", 0)
+    assert shown == [("Catch-v0", Path(video.file).name, 0)]
+
+
+def test_no_encoder_is_said_in_one_line_and_costs_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(mp4, "can_encode", lambda: False)
+    videos._say_once.cache_clear()
+    film = _Film(_rule(), "videos=true")
+    for _ in range(2):
+        camera = Camera(tmp_path, film)
+        camera.keep_early(film.runs[0])
+        assert camera.videos_of(film.runs[0], _Shown()) == ()
+    assert capsys.readouterr().out.splitlines() == [
+        "warning: videos need PyAV, which is not installed (pip install av); the "
+        "evaluation goes on without"
+    ]
+
+
+def test_a_video_that_fails_is_one_line_and_leaves_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    def fail(*args, on_frame, **kwargs):
+        del args, kwargs
+        on_frame(np.zeros((32, 32, 3), np.uint8))
+        raise RuntimeError("the screen broke\nin many ways")
+
+    monkeypatch.setattr(videos, "record_episode", fail)
+    film = _Film(_rule(), "videos=true", "seeds=[3]")
+    camera = Camera(tmp_path, film)
+    assert camera.videos_of(film.runs[0], _Shown()) == ()
+    assert capsys.readouterr().out.splitlines() == [
+        "warning: no video of small__Catch-v0__seed3: the screen broke"
+    ]
+    assert list((tmp_path / "videos").iterdir()) == []
+    assert camera.spent_s > 0
+
+
+def test_names_escape_odd_characters_and_say_what_was_cut():
+    (cell,) = plan([_rule("../my rule:α")], overrides=[*TINY, "seeds=[7]"])
+    assert isinstance(cell, Cell)
+    assert video_name(cell, "early", Recording(-3.0, 9, 60, False)) == (
+        "Catch-v0__..-my-rule--__seed7__early__return-3.mp4"
+    )
+    assert video_name(cell, "final", Recording(0.95525, 9, 60, True)).endswith(
+        "__final__return0.955__cut.mp4"
+    )
+    assert "__return12345678__" in video_name(
+        cell, "final", Recording(12345678.0, 9, 60, True)
+    )

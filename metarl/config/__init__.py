@@ -26,6 +26,7 @@ from metarl.config.evaluation import (
 )
 from metarl.config.rules import (
     ActorCriticConfig,
+    CustomConfig,
     DiscoConfig,
     PolicyGradientConfig,
     PPOConfig,
@@ -53,6 +54,7 @@ __all__ = [
     "BenchConfig",
     "BenchOptions",
     "CheckpointConfig",
+    "CustomConfig",
     "Decay",
     "DiscoConfig",
     "EnvironmentConfig",

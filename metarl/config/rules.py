@@ -97,7 +97,21 @@ class DiscoConfig(Model):
     """Of the running moments that normalise advantages and TD errors."""
 
 
+class CustomConfig(Model):
+    """A user's own rule: a class that derives from `metarl.rules.base.UpdateRule`."""
+
+    kind: Literal["custom"] = "custom"
+    rule: str
+    """`module:Class`; made without arguments, from the working directory or
+    PYTHONPATH."""
+
+
 RuleConfig = Annotated[
-    PolicyGradientConfig | ActorCriticConfig | PPOConfig | DiscoConfig | RandomConfig,
+    PolicyGradientConfig
+    | ActorCriticConfig
+    | PPOConfig
+    | DiscoConfig
+    | RandomConfig
+    | CustomConfig,
     Field(discriminator="kind"),
 ]

@@ -15,6 +15,7 @@ import numpy as np
 
 from metarl.config import (
     ActorCriticConfig,
+    CustomConfig,
     DiscoConfig,
     PolicyGradientConfig,
     PPOConfig,
@@ -32,6 +33,7 @@ from metarl.rule_files.manifest import (
 )
 from metarl.rules import make_rule
 from metarl.rules.base import UpdateRule
+from metarl.rules.custom import is_class_name, source_of
 from metarl.rules.disco_names import PUBLISHED_NAMES, from_published
 from metarl.types import Params
 
@@ -72,8 +74,8 @@ def load_rule(path: str | Path) -> LoadedRule:
       path: a folder with `rule.npz` and `manifest.json`, the `rule.npz` in it, a run
         (its newest rule is taken; the best one is in its folder `rule_best`), the
         name of a folder under `checkpoints/`, the name of a built-in hand-written
-        rule, or published Disco weights as they are (what those have seen is then
-        unknown).
+        rule, published Disco weights as they are (what those have seen is then
+        unknown), or a class of your own as `module:Class`.
 
     Raises:
       UserError: there is no such rule, or its file is not what its manifest says.
@@ -81,6 +83,8 @@ def load_rule(path: str | Path) -> LoadedRule:
     if str(path) in BUILT_IN:
         config = BUILT_IN[str(path)]
         return LoadedRule(make_rule(config), {}, new_manifest(config), str(path))
+    if is_class_name(str(path)) and not Path(path).exists():
+        return _load_class(str(path))
     where, name = find_rule(path)
     if where.is_file():
         return _load_bare(where, name)
@@ -146,7 +150,7 @@ def find_rule(path: str | Path) -> tuple[Path, str]:
             )
     known = [*BUILT_IN, *shipped_rules()]
     raise UserError(
-        f"rule '{path}' is neither a file, a folder, a run nor one of "
+        f"rule '{path}' is neither a file, a folder, a run, a module:Class nor one of "
         f"{', '.join(known)}{nearest(str(path), known)}"
     )
 
@@ -220,6 +224,27 @@ def check_params(
     leaves = [jax.device_put(arrays[path]) for path in shapes]
     params: Params = jax.tree_util.tree_unflatten(treedef, leaves)
     return params
+
+
+def _load_class(name: str) -> LoadedRule:
+    """Return a user's own rule; what shaped it is not known.
+
+    Its hash is of the module's text and the meta-parameters, so that a rule that was
+    changed is another one.
+    """
+    config = CustomConfig(rule=name)
+    rule = make_rule(config)
+    params = rule.init_params(jax.random.key(0))
+    arrays = flatten_params(params)
+    manifest = new_manifest(config).model_copy(
+        update={
+            "seen_is_complete": False,
+            "num_parameters": sum(array.size for array in arrays.values()),
+            "sha256": rule_folder.sha256(source_of(name) + rule_folder.pack(arrays)),
+            "source": {"class": name},
+        }
+    )
+    return LoadedRule(rule, params, manifest, name.partition(":")[2])
 
 
 def _load_bare(file: Path, name: str) -> LoadedRule:

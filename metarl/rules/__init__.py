@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from metarl.config import (
     ActorCriticConfig,
+    CustomConfig,
     DiscoConfig,
     PolicyGradientConfig,
     PPOConfig,
@@ -36,3 +37,7 @@ def make_rule(config: RuleConfig) -> UpdateRule:
             from metarl.rules.random import Random
 
             return Random(config)
+        case CustomConfig():
+            from metarl.rules.custom import make_custom
+
+            return make_custom(config.rule)

@@ -177,6 +177,50 @@ class Tracker:
             video = wandb.Video(str(path), format="mp4")
             run.log({key: video, "global_step": global_step})
 
+    def log_table(
+        self,
+        key: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str | float | bool | None]],
+    ) -> None:
+        """Show a table under ``key``; in W&B alone.
+
+        Args:
+          key: of the table.
+          columns: their names.
+          rows: as many cells each.
+        """
+        with self._guarded("log_table") as run:
+            if run is None:
+                return
+            import wandb
+
+            # A column may hold both numbers and nothing, or the words of a setting.
+            table = wandb.Table(
+                columns=list(columns),
+                data=[list(row) for row in rows],
+                allow_mixed_types=True,
+            )
+            run.log({key: table})
+
+    def log_image(self, key: str, path: Path, *, caption: str = "") -> None:
+        """Show the picture at ``path`` under ``key``; in W&B alone."""
+        with self._guarded("log_image") as run:
+            if run is None:
+                return
+            import wandb
+
+            run.log({key: wandb.Image(str(path), caption=caption)})
+
+    def log_html(self, key: str, path: Path) -> None:
+        """Show the page at ``path`` under ``key``; in W&B alone."""
+        with self._guarded("log_html") as run:
+            if run is None:
+                return
+            import wandb
+
+            run.log({key: wandb.Html(str(path), inject=False)})
+
     def close(self, *, exit_code: int = 0) -> None:
         """Finish both; safe to call twice.
 

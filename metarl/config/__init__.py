@@ -33,7 +33,7 @@ from metarl.config.rules import (
     RandomConfig,
     RuleConfig,
 )
-from metarl.config.shared import RuntimeConfig, TrackingConfig
+from metarl.config.shared import ReportConfig, RuntimeConfig, TrackingConfig
 from metarl.config.training import (
     Acting,
     CheckpointConfig,
@@ -77,6 +77,7 @@ __all__ = [
     "RandomConfig",
     "RegularizerConfig",
     "ReplayConfig",
+    "ReportConfig",
     "RuleConfig",
     "RuntimeConfig",
     "Torso",

@@ -26,3 +26,10 @@ class RuntimeConfig(Model):
     platform: Literal["auto", "cpu", "gpu"] = "auto"
     compilation_cache: bool = True
     """Keep compiled programs in ~/.cache/metarl, so that a second start is fast."""
+
+
+class ReportConfig(Model):
+    """`metarl report`: the page is written by the command's own options."""
+
+    tracking: TrackingConfig = TrackingConfig(wandb="disabled")
+    """W&B gets tables and figures where this or `WANDB_MODE` says so."""

@@ -1,0 +1,397 @@
+"""The figures of an evaluation.
+
+Draws what `compare.py` computed; reads no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from metarl.report.compare import Aggregate, Curve, Group, frames_of, random_of
+from metarl.report.figures import (
+    CARD_WIDTH,
+    LINE,
+    RANDOM_COLOR,
+    TEXT,
+    Figure,
+    Words,
+    color,
+    dashes,
+    drawing,
+    frames_axis,
+    marker,
+    short,
+)
+from metarl.report.markup import number
+from metarl.report.scores import Evaluation, Rule, Task, interval_of
+from metarl.statistics import Estimate, Profile
+
+BANDS = "95 % stratified bootstrap intervals"
+_REFERENCES = {"human": "human", "best": "best possible", "baseline": "baseline"}
+
+
+def describe(estimate: Estimate) -> str:
+    """Return a number and its interval as text."""
+    text = number(estimate.value)
+    if estimate.low is None or estimate.high is None:
+        return text
+    return f"{text} [{number(estimate.low)}, {number(estimate.high)}]"
+
+
+def size_of(evaluation: Evaluation, group: Group) -> str:
+    """Return how many games and seeds the aggregates of a group are of."""
+    seeds = {
+        len(evaluation.returns(rule, task))
+        for rule in group.rules
+        for task in group.common
+    }
+    low, high = min(seeds), max(seeds)
+    games = _plural(len(group.common), "game")
+    each = _plural(high, "seed")
+    return f"{games}, {each if low == high else f'{low} to {each}'} each"
+
+
+def iqm_bars(
+    evaluation: Evaluation, group: Group, found: Sequence[Aggregate]
+) -> Figure:
+    """Return the IQM of every rule as bars with intervals."""
+    words = Words(
+        f"iqm_{group.name}",
+        "Interquartile mean",
+        f"IQM of the {_score(evaluation, group)}; {size_of(evaluation, group)}; "
+        f"lines are {BANDS}.",
+        "; ".join(f"{a.rule}: {describe(a.iqm)}" for a in found),
+    )
+    rows = [(a.rule, a.iqm.value, a.iqm.low, a.iqm.high) for a in found]
+    with drawing(words, height=0.75 + 0.42 * len(found)) as drawn:
+        axes = drawn.canvas.subplots()
+        for y, aggregate in enumerate(found):
+            rule = evaluation.rule(aggregate.rule)
+            _bar(axes, y, aggregate.iqm, color(rule))
+        _rows(axes, [a.rule for a in found])
+        _end_labels(axes, [a.iqm for a in found])
+        axes.set_xlabel(f"IQM, {_one(evaluation, group)}")
+        drawn.numbers(("rule", "iqm", "low", "high"), rows)
+    assert drawn.figure is not None
+    return drawn.figure
+
+
+def improvement_bars(
+    evaluation: Evaluation, group: Group, found: dict[str, Estimate]
+) -> Figure:
+    """Return the probability of improvement over the baseline."""
+    words = Words(
+        f"improvement_{group.name}",
+        "Probability of improvement",
+        f"How likely a run is better than a run of {evaluation.baseline} on the same "
+        f"game, mean over games; 0.5 is no difference; {size_of(evaluation, group)}; "
+        f"lines are {BANDS}.",
+        "; ".join(f"{name}: {describe(e)}" for name, e in found.items()),
+    )
+    with drawing(words, height=0.75 + 0.42 * len(found)) as drawn:
+        axes = drawn.canvas.subplots()
+        axes.axvline(0.5, color=LINE, linewidth=1)
+        for y, (name, estimate) in enumerate(found.items()):
+            rule = evaluation.rule(name)
+            if estimate.low is not None and estimate.high is not None:
+                axes.hlines(y, estimate.low, estimate.high, color(rule), linewidth=3)
+            axes.plot(estimate.value, y, marker(rule), color=color(rule), markersize=8)
+        _rows(axes, list(found))
+        axes.set_xlim(-0.03, 1.03)
+        axes.set_xlabel(f"P(better than {short(str(evaluation.baseline))})")
+        rows = [(name, e.value, e.low, e.high) for name, e in found.items()]
+        drawn.numbers(("rule", "probability", "low", "high"), rows)
+    assert drawn.figure is not None
+    return drawn.figure
+
+
+def profile_lines(
+    evaluation: Evaluation, group: Group, found: dict[str, Profile]
+) -> Figure:
+    """Return the performance profiles."""
+    words = Words(
+        f"profile_{group.name}",
+        "Performance profile",
+        f"Part of runs whose score is above τ; {size_of(evaluation, group)}; bands are "
+        "pointwise 95 % stratified bootstrap intervals. Higher is better.",
+        "; ".join(
+            f"{name}: above half in {number(_crossing(p))} of the scores shown"
+            for name, p in found.items()
+        ),
+    )
+    rows: list[tuple[object, ...]] = []
+    with drawing(words, height=3.1) as drawn:
+        axes = drawn.canvas.subplots()
+        for name, profile in found.items():
+            rule = evaluation.rule(name)
+            x = profile.thresholds
+            axes.step(x, profile.values, where="post", label=short(name), **_line(rule))
+            lows, highs = profile.low, profile.high
+            if lows is not None and highs is not None:
+                axes.fill_between(
+                    x, lows, highs, step="post", color=color(rule), alpha=0.15, lw=0
+                )
+            for i, tau in enumerate(x):
+                band = (
+                    (None, None)
+                    if lows is None or highs is None
+                    else (
+                        lows[i],
+                        highs[i],
+                    )
+                )
+                rows.append((name, tau, profile.values[i], *band))
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xlim(x[0], x[-1])
+        axes.grid(axis="y")
+        axes.set_xlabel(f"τ: {_one(evaluation, group)}")
+        axes.set_ylabel("part of runs above τ")
+        _legend(axes)
+        drawn.numbers(("rule", "threshold", "part_above", "low", "high"), rows)
+    assert drawn.figure is not None
+    return drawn.figure
+
+
+def efficiency_lines(
+    evaluation: Evaluation, group: Group, found: Sequence[Curve]
+) -> Figure:
+    """Return the IQM while agents learn."""
+    words = Words(
+        f"efficiency_{group.name}",
+        "Sample efficiency",
+        "IQM of the score of episodes while the agents learn "
+        f"({_one(evaluation, group)}), up to the smallest budget; "
+        f"{size_of(evaluation, group)}; bands are pointwise {BANDS}.",
+        "; ".join(f"{c.rule}: {_ends(c)}" for c in found),
+    )
+    rows = [
+        (c.rule, frames, e.value, e.low, e.high)
+        for c in found
+        for frames, e in zip(c.frames, c.estimates, strict=True)
+        if e is not None
+    ]
+    with drawing(words, height=3.1) as drawn:
+        axes = drawn.canvas.subplots()
+        for curve in found:
+            rule = evaluation.rule(curve.rule)
+            known = [
+                (x, e)
+                for x, e in zip(curve.frames, curve.estimates, strict=True)
+                if e is not None
+            ]
+            x = [at for at, _ in known]
+            axes.plot(
+                x, [e.value for _, e in known], label=short(curve.rule), **_line(rule)
+            )
+            axes.fill_between(
+                x,
+                [e.value if e.low is None else e.low for _, e in known],
+                [e.value if e.high is None else e.high for _, e in known],
+                color=color(rule),
+                alpha=0.15,
+                linewidth=0,
+            )
+        frames_axis(axes)
+        axes.set_ylabel("IQM")
+        _legend(axes)
+        drawn.numbers(("rule", "frames", "iqm", "low", "high"), rows)
+    assert drawn.figure is not None
+    return drawn.figure
+
+
+def game_card(evaluation: Evaluation, task: Task, note: str) -> Figure:
+    """Return one game: curves of all seeds, and final returns with seeds as dots.
+
+    Args:
+      evaluation: all cells.
+      task: the game.
+      note: after its name, such as that it is uninformative.
+    """
+    rules = [r for r in evaluation.rules if (r.name, task) in evaluation.cells]
+    finals = {
+        rule.name: interval_of(evaluation.returns(rule.name, task))
+        for rule in rules
+        if evaluation.returns(rule.name, task)
+    }
+    words = Words(
+        f"game_{task.name}",
+        f"{task.name}{note}",
+        "Above: raw return of episodes while the agents learn; thin: a seed, thick: "
+        "their mean. Below: raw final return; bars: from random to the mean over "
+        "seeds, with its 95 % bootstrap interval; dots: seeds.",
+        "; ".join(f"{name}: {describe(e)}" for name, e in finals.items())
+        or "no episode finished",
+    )
+    bars = 0.35 + 0.27 * max(1, len(finals))
+    height = 2.0 + bars
+    with drawing(words, width=CARD_WIDTH, height=height) as drawn:
+        above, below = drawn.canvas.subplots(2, 1, height_ratios=[1.65, bars])
+        rows: list[tuple[object, ...]] = []
+        for rule in rules:
+            rows += _card_curves(above, evaluation, rule, task)
+        frames_axis(above)
+        above.set_ylabel("return")
+        random = random_of(evaluation, task)
+        floor = 0.0 if random is None else random.value
+        for y, name in enumerate(finals):
+            rule = evaluation.rule(name)
+            returns = evaluation.returns(name, task)
+            _bar(below, y, finals[name], color(rule), start=floor, alpha=0.35)
+            below.plot(
+                returns,
+                np.full(len(returns), y),
+                marker(rule),
+                color=color(rule),
+                markersize=4.5,
+                alpha=0.85,
+            )
+        _rows(below, list(finals), length=18)
+        _references(evaluation, task, above, below)
+        below.set_xlabel("final return")
+        drawn.numbers(("rule", "seed", "frames", "return"), rows)
+    assert drawn.figure is not None
+    return drawn.figure
+
+
+def _card_curves(
+    axes: Axes, evaluation: Evaluation, rule: Rule, task: Task
+) -> list[tuple[object, ...]]:
+    """Draw each seed and their mean; return the numbers."""
+    rows: list[tuple[object, ...]] = []
+    lines = []
+    for cell in evaluation.cells[rule.name, task]:
+        points = [
+            (x, row.mean_return)
+            for x, row in zip(frames_of(cell), cell.curve, strict=True)
+            if row.mean_return is not None
+        ]
+        rows += [(rule.name, cell.result.seed, x, y) for x, y in points]
+        if points:
+            lines.append(np.array(points).T)
+            style: dict[str, Any] = {
+                "linewidth": 0.7,
+                "alpha": 0.5,
+                "color": color(rule),
+            }
+            if len(points) == 1:
+                style |= {"marker": ".", "markersize": 3}
+            axes.plot(*lines[-1], **style)
+    if lines:
+        start = max(x[0] for x, _ in lines)
+        end = min(x[-1] for x, _ in lines)
+        grid = np.linspace(start, end, 60)
+        mean = np.mean([np.interp(grid, x, y) for x, y in lines], axis=0)
+        axes.plot(grid, mean, **_line(rule))
+    return rows
+
+
+def _references(evaluation: Evaluation, task: Task, above: Axes, below: Axes) -> None:
+    """Mark what a random policy gets, and what a score of 1 is where that is near."""
+    scale = evaluation.scales[task]
+    random = random_of(evaluation, task)
+    if random is not None:
+        style: dict[str, Any] = {"color": RANDOM_COLOR, "linewidth": 1.2}
+        above.axhline(random.value, linestyle=":", **style)
+        below.axvline(random.value, linestyle=":", **style)
+    low, high = below.get_xlim()
+    reference = scale.reference
+    if reference is not None and low <= reference <= high + 0.5 * (high - low):
+        below.axvline(reference, color=TEXT, linewidth=0.8, linestyle=(0, (4, 3)))
+
+
+def _bar(
+    axes: Axes,
+    y: int,
+    estimate: Estimate,
+    colour: str,
+    *,
+    start: float = 0.0,
+    alpha: float = 0.85,
+) -> None:
+    """Draw a bar from what a random policy gets, and its interval."""
+    axes.axvline(start, color=LINE, linewidth=0.8)
+    axes.barh(
+        y,
+        estimate.value - start,
+        left=start,
+        height=0.62,
+        color=colour,
+        alpha=alpha,
+        linewidth=0,
+    )
+    if estimate.low is not None and estimate.high is not None:
+        axes.hlines(y, estimate.low, estimate.high, TEXT, linewidth=1.6)
+        for end in (estimate.low, estimate.high):
+            axes.vlines(end, y - 0.13, y + 0.13, TEXT, linewidth=1.6)
+
+
+def _rows(axes: Axes, names: Sequence[str], *, length: int = 22) -> None:
+    """Give each row its name, the first on top."""
+    axes.set_yticks(range(len(names)), [short(name, length) for name in names])
+    axes.set_ylim(len(names) - 0.45, -0.55)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(axis="x")
+
+
+def _end_labels(axes: Axes, estimates: Sequence[Estimate]) -> None:
+    """Write each value to the right of everything in its row."""
+    ends = [max(0.0, e.value, e.value if e.high is None else e.high) for e in estimates]
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high + 0.16 * (high - low))
+    for y, (estimate, end) in enumerate(zip(estimates, ends, strict=True)):
+        axes.annotate(
+            number(estimate.value),
+            (end, y),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontweight="bold",
+        )
+
+
+def _line(rule: Rule) -> dict[str, Any]:
+    return {"color": color(rule), "linestyle": dashes(rule)}
+
+
+def _legend(axes: Axes) -> None:
+    handles, _ = axes.get_legend_handles_labels()
+    axes.figure.legend(
+        handles=handles, loc="outside upper left", ncols=2, handlelength=1.6
+    )
+
+
+def _score(evaluation: Evaluation, group: Group) -> str:
+    names = {
+        "human": "human-normalised score",
+        "best": "score as a part of the best return",
+        "baseline": f"score relative to {evaluation.baseline}",
+    }
+    return names[group.kind]
+
+
+def _one(evaluation: Evaluation, group: Group) -> str:
+    name = _REFERENCES[group.kind]
+    if group.kind == "baseline":
+        name = short(str(evaluation.baseline), 16)
+    return f"0 = random, 1 = {name}"
+
+
+def _crossing(profile: Profile) -> float:
+    """Return the part of the thresholds at which half of the runs are above."""
+    return float(np.mean(profile.values >= 0.5))
+
+
+def _ends(curve: Curve) -> str:
+    known = [e for e in curve.estimates if e is not None]
+    return f"ends at {describe(known[-1])}" if known else "nothing to show"
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}" + ("" if count == 1 else "s")

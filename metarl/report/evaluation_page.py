@@ -1,0 +1,359 @@
+"""The sections of the page that show an evaluation.
+
+Puts together what `compare.py`, the figures and the tables give; `page.py` frames it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from metarl.evaluation.results import CellRecord
+from metarl.report import compare, evaluation_figures, evaluation_tables
+from metarl.report.compare import Group
+from metarl.report.figures import Figure
+from metarl.report.markup import Markup, details, join, number, tag
+from metarl.report.page import Section, show_figure, show_figures
+from metarl.report.scores import Evaluation, Task, task_of
+from metarl.report.tables import DataTable, render, swatch
+from metarl.report.videos import find_clips, show_clips
+
+FEW_SEEDS = 5
+
+
+@dataclasses.dataclass
+class _Page:
+    """What is collected while sections are made."""
+
+    evaluation: Evaluation
+    figures: list[Figure] = dataclasses.field(default_factory=list)
+    tables: list[DataTable] = dataclasses.field(default_factory=list)
+
+    def keep(self, figure: Figure) -> Figure:
+        """Return the figure, under a name that no other has, and keep it."""
+        names = {other.name for other in self.figures}
+        name, count = figure.name, 1
+        while name in names:
+            count += 1
+            name = f"{figure.name}-{count}"
+        figure = dataclasses.replace(figure, name=name)
+        self.figures.append(figure)
+        return figure
+
+    def table(self, table: DataTable, *, is_sortable: bool = True) -> Markup:
+        """Return a table as HTML, and keep its rows."""
+        self.tables.append(table)
+        return render(table, is_sortable=is_sortable)
+
+
+def evaluation_sections(
+    evaluation: Evaluation,
+) -> tuple[list[Section], list[Figure], list[DataTable]]:
+    """Return the sections of an evaluation, and all figures and tables in them."""
+    page = _Page(evaluation)
+    groups = compare.make_groups(evaluation)
+    sections = [
+        Section("headline", "Headline", _headline(page, groups)),
+        Section("games", "Game by game", _games(page)),
+        Section("scores", "All scores", _scores(page)),
+    ]
+    videos = _videos(page)
+    sections += [Section("videos", "Videos", videos)] if videos else []
+    sections += [
+        Section("not-run", "What was not run", _not_run(page)),
+        Section("settings", "Settings", _settings(page)),
+        Section("origin", "Commit, versions, hardware, hours", _origin(page)),
+    ]
+    return sections, page.figures, page.tables
+
+
+def legend(evaluation: Evaluation) -> Markup:
+    """Return the colour of every rule."""
+    colors = evaluation_tables.colors(evaluation)
+    return tag(
+        "ul",
+        join(
+            tag(
+                "li",
+                swatch(colors[rule.name]),
+                rule.name,
+                " (baseline)" if rule.name == evaluation.baseline else None,
+            )
+            for rule in evaluation.rules
+        ),
+        class_="legend",
+    )
+
+
+def facts(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """Return the size of an evaluation in a few numbers."""
+    cells = list(evaluation.records())
+    spent = evaluation_tables.hours(cells)
+    seeds = {cell.result.seed for cell in cells}
+    return [
+        ("rules", str(len(evaluation.rules))),
+        ("games", str(len(evaluation.tasks))),
+        ("seeds", str(len(seeds))),
+        ("cells", str(len(cells))),
+        ("frames", number(sum(cell.result.frames for cell in cells))),
+        ("machine hours", number(spent)),
+    ]
+
+
+def cautions(evaluation: Evaluation) -> list[str]:
+    """Return what a reader should know before the numbers."""
+    found = [
+        *_about_budgets(evaluation),
+        *_about_seeds(evaluation),
+        *_about_origin(evaluation),
+    ]
+    missing = sum(len(s) for s in compare.missing_seeds(evaluation).values())
+    if missing:
+        found.append(
+            f"{_cells(missing)} of the grid of rules, games and seeds were not run."
+        )
+    thin = len(evaluation_tables.thin_table(evaluation).rows)
+    if thin:
+        found.append(f"{_cells(thin)} are scored on fewer than 100 episodes.")
+    if evaluation.baseline is None:
+        found.append(
+            "There is no baseline rule in these results (--baseline names one)."
+        )
+    return found
+
+
+def _about_budgets(evaluation: Evaluation) -> Iterable[str]:
+    for group in compare.make_groups(evaluation):
+        cells = [
+            cell
+            for task in group.tasks
+            for rule in evaluation.rules
+            for cell in evaluation.cells.get((rule.name, task), ())
+        ]
+        yield from _unequal_budgets(group, cells)
+        protocols = sorted({cell.result.protocol for cell in cells} - {""})
+        if len(protocols) > 1:
+            yield f"{group.title}: protocols {', '.join(protocols)} are mixed."
+        if len({cell.result.tuned for cell in cells}) > 1:
+            yield f"{group.title}: only some learning rates were tuned."
+
+
+def _unequal_budgets(group: Group, cells: Sequence[CellRecord]) -> Iterable[str]:
+    for task in group.tasks:
+        frames = [cell.result.frames for cell in cells if task_of(cell) == task]
+        # Rollouts are not divided: budgets end a little apart.
+        if max(frames) > 1.1 * min(frames):
+            yield (
+                f"{task.name}: agents have learned from {number(min(frames))} to "
+                f"{number(max(frames))} frames, which is no fair comparison."
+            )
+
+
+def _about_seeds(evaluation: Evaluation) -> Iterable[str]:
+    counts = [len(cells) for cells in evaluation.cells.values()]
+    single = sum(count == 1 for count in counts)
+    if single:
+        yield (
+            f"{single} of {len(counts)} pairs of rule and game have one seed, which "
+            "says nothing of how much runs differ."
+        )
+    elif min(counts) < FEW_SEEDS:
+        yield (
+            f"Intervals of {min(counts)} seeds are narrower than they say: see the "
+            "end of the page."
+        )
+
+
+def _about_origin(evaluation: Evaluation) -> Iterable[str]:
+    abouts = [cell.about for cell in evaluation.records()]
+    for key, words in (("commit", "commits"), ("device", "kinds of device")):
+        kinds = {str(about.get(key)) for about in abouts if about.get(key)}
+        if len(kinds) > 1:
+            yield f"Cells come from {len(kinds)} {words}."
+    versions = {str(about.get("versions")) for about in abouts if about.get("versions")}
+    if len(versions) > 1:
+        yield f"Cells were computed with {len(versions)} sets of package versions."
+
+
+def _headline(page: _Page, groups: Sequence[Group]) -> Markup:
+    return join(_group(page, group) for group in groups)
+
+
+def _group(page: _Page, group: Group) -> Markup:
+    """Return the aggregates of one status and kind of score."""
+    evaluation = page.evaluation
+    parts = [tag("h3", group.title), _which_games(evaluation, group)]
+    if not group.common or not group.rules:
+        parts.append(tag("p", "No game can be aggregated here.", class_="note"))
+        return tag("div", *parts, class_="group")
+    improvements = compare.improvements(evaluation, group)
+    figures = []
+    if group.kind != "raw":
+        found = compare.aggregates(evaluation, group)
+        figures.append(evaluation_figures.iqm_bars(evaluation, group, found))
+    if improvements:
+        figures.append(
+            evaluation_figures.improvement_bars(evaluation, group, improvements)
+        )
+    if group.kind != "raw":
+        figures.append(
+            evaluation_figures.efficiency_lines(
+                evaluation, group, compare.curves(evaluation, group)
+            )
+        )
+        figures.append(
+            evaluation_figures.profile_lines(
+                evaluation, group, compare.profiles(evaluation, group)
+            )
+        )
+        table = evaluation_tables.aggregate_table(
+            evaluation, group, found, improvements
+        )
+        parts += [show_figures(map(page.keep, figures)), page.table(table)]
+    else:
+        parts.append(show_figures(map(page.keep, figures)))
+    return tag("div", *parts, class_="group")
+
+
+def _which_games(evaluation: Evaluation, group: Group) -> Markup:
+    """Return which games are aggregated, which are not, and why."""
+    lines = []
+    if group.common:
+        names = ", ".join(task.name for task in group.common)
+        lines.append(tag("p", f"Aggregated over {len(group.common)}: {names}."))
+    for task in group.tasks:
+        if task not in group.common:
+            lines.append(
+                tag("p", f"Left out: {_why_left_out(evaluation, task)}.", class_="note")
+            )
+    return join(lines)
+
+
+def _why_left_out(evaluation: Evaluation, task: Task) -> str:
+    if compare.evidence(evaluation, task) == "uninformative":
+        return f"{task.name} (uninformative: no rule's interval lies above random's)"
+    lacking = [
+        rule.name
+        for rule in evaluation.rules
+        if not rule.is_random and not evaluation.returns(rule.name, task)
+    ]
+    return f"{task.name} (no return of {', '.join(lacking)})"
+
+
+def _games(page: _Page) -> Markup:
+    evaluation = page.evaluation
+    kinds = {task: compare.evidence(evaluation, task) for task in evaluation.tasks}
+    cards = [
+        page.keep(
+            evaluation_figures.game_card(
+                evaluation, task, "" if word == "informative" else f" ({word})"
+            )
+        )
+        for task, word in kinds.items()
+    ]
+    notes = []
+    for word, why in (
+        ("uninformative", "no compared rule's interval lies above random's"),
+        ("undecided", "no random score is known, or a rule has a single seed"),
+    ):
+        names = [task.name for task, found in kinds.items() if found == word]
+        if names:
+            notes.append(
+                tag("p", tag("b", f"{word.title()}"), f": {', '.join(names)} ({why}).")
+            )
+    caption = "Dotted grey: a random policy. Dashed: a score of 1, where it is near. "
+    first = tag("p", caption, cards[0].caption, class_="caption")
+    return join(
+        [
+            *notes,
+            first,
+            tag(
+                "div",
+                join(show_figure(card, has_caption=False) for card in cards),
+                class_="cards",
+            ),
+        ]
+    )
+
+
+def _scores(page: _Page) -> Markup:
+    table = evaluation_tables.score_table(page.evaluation)
+    text = (
+        "Returns are raw. Press a heading to sort. Intervals are 95 % bootstrap "
+        "intervals over seeds."
+    )
+    return join([tag("p", text, class_="caption"), page.table(table)])
+
+
+def _videos(page: _Page) -> Markup | None:
+    clips, problems = find_clips(page.evaluation)
+    if not clips and not problems:
+        return None
+    shown, left_out = show_clips(clips, evaluation_tables.colors(page.evaluation))
+    notes = join(tag("li", text) for text in [*problems, *left_out])
+    return join([shown, tag("ul", notes) if notes else None])
+
+
+def _not_run(page: _Page) -> Markup:
+    evaluation = page.evaluation
+    parts = []
+    for table, words, nothing in (
+        (
+            evaluation_tables.missing_table(evaluation),
+            "Cells of the grid of all rules, games and seeds here that are not there:",
+            "Every rule was run on every game with every seed.",
+        ),
+        (
+            evaluation_tables.thin_table(evaluation),
+            "Cells that are scored on fewer than 100 episodes:",
+            "Every cell is scored on 100 episodes or more.",
+        ),
+        (
+            evaluation_tables.raw_table(evaluation),
+            "Games without a normalised score:",
+            "Every game has a normalised score.",
+        ),
+    ):
+        if not table.rows:
+            parts.append(tag("p", nothing))
+            continue
+        shown = join([tag("p", words), page.table(table)])
+        if len(table.rows) > 12:
+            shown = details(f"{words} {len(table.rows)} rows", shown)
+        parts.append(shown)
+    return join(parts)
+
+
+def _settings(page: _Page) -> Markup:
+    same, different = evaluation_tables.settings_tables(page.evaluation)
+    return join(
+        [
+            details("What differs between rules and games", page.table(different)),
+            details("What all cells share", page.table(same)),
+        ]
+    )
+
+
+def _origin(page: _Page) -> Markup:
+    folders = sorted({str(path) for path in page.evaluation.folders.values()})
+    return join(
+        [
+            page.table(evaluation_tables.origin_table(page.evaluation)),
+            tag(
+                "p",
+                "Machine hours: cells that ran side by side share their time. Results "
+                "from: ",
+                ", ".join(folders),
+                ".",
+                class_="caption",
+            ),
+            details(
+                "Versions",
+                page.table(evaluation_tables.versions_table(page.evaluation)),
+            ),
+        ]
+    )
+
+
+def _cells(count: int) -> str:
+    return f"{count} cell" + ("" if count == 1 else "s")

@@ -1,0 +1,264 @@
+"""The tables of an evaluation: scores, what was not run, settings, origin.
+
+Computes rows from `scores.py` and `compare.py`; draws nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from metarl.evaluation.results import CellRecord
+from metarl.report import compare
+from metarl.report.compare import Aggregate, Group
+from metarl.report.figures import color
+from metarl.report.scores import (
+    WANTED_EPISODES,
+    Evaluation,
+    Task,
+    flat,
+    interval_of,
+    rule_name,
+    task_of,
+)
+from metarl.report.tables import Cell, DataTable
+from metarl.statistics import Estimate, Runs, improvement_interval
+
+STATUS_WORDS = {
+    "held_out": "held out",
+    "validation": "validation",
+    "seen": "seen",
+    "unknown": "unknown",
+}
+
+
+def colors(evaluation: Evaluation) -> dict[str, str]:
+    """Return the colour of each rule by its name."""
+    return {rule.name: color(rule) for rule in evaluation.rules}
+
+
+def aggregate_table(
+    evaluation: Evaluation,
+    group: Group,
+    found: Sequence[Aggregate],
+    improvements: Mapping[str, Estimate],
+) -> DataTable:
+    """Return all aggregates of a group; with IQM of all games where some are left out.
+
+    Args:
+      evaluation: all cells.
+      group: with scores.
+      found: its aggregates.
+      improvements: over the baseline, by rule.
+    """
+    every = [
+        task
+        for task in group.tasks
+        if all(evaluation.returns(a.rule, task) for a in found)
+    ]
+    has_more = len(every) > len(group.common)
+    whole = (
+        {a.rule: a.iqm for a in compare.aggregates(evaluation, group, every)}
+        if has_more
+        else {}
+    )
+    columns = ["rule", "IQM", "median", "mean", "optimality gap"]
+    columns += ["P(improvement)"] if improvements else []
+    columns += [f"IQM, uninformative games too ({len(every)})"] if has_more else []
+    rows = []
+    for a in found:
+        row: list[Cell] = [a.rule, a.iqm, a.median, a.mean, a.optimality_gap]
+        row += [improvements.get(a.rule)] if improvements else []
+        row += [whole[a.rule]] if has_more else []
+        rows.append(tuple(row))
+    name = f"aggregates-{group.name}"
+    return DataTable(name, tuple(columns), tuple(rows), colors(evaluation))
+
+
+def score_table(evaluation: Evaluation) -> DataTable:
+    """Return a row for every rule and game."""
+    columns = (
+        "game",
+        "rule",
+        "status",
+        "return",
+        "score",
+        "score is of",
+        "P(better than baseline)",
+        "random",
+        "reference",
+        "evidence",
+        "seeds",
+        "frames",
+        "episodes",
+        "learning rate",
+        "tuned",
+    )
+    rows = []
+    for task in evaluation.tasks:
+        scale = evaluation.scales[task]
+        word = compare.evidence(evaluation, task)
+        for rule in evaluation.rules:
+            cells = evaluation.cells.get((rule.name, task))
+            if not cells:
+                continue
+            returns = evaluation.returns(rule.name, task)
+            result = cells[0].result
+            has_score = bool(returns) and scale.kind != "raw"
+            rows.append(
+                (
+                    task.name,
+                    rule.name,
+                    STATUS_WORDS.get(result.status, result.status),
+                    interval_of(returns) if returns else None,
+                    interval_of(evaluation.scores(rule.name, task))
+                    if has_score
+                    else None,
+                    scale.kind,
+                    _improvement(evaluation, rule.name, task),
+                    scale.random,
+                    scale.reference,
+                    word,
+                    len(cells),
+                    max(cell.result.frames for cell in cells),
+                    sum(cell.result.scored_episodes for cell in cells),
+                    result.learning_rate,
+                    result.tuned,
+                )
+            )
+    return DataTable("scores", columns, tuple(rows), colors(evaluation))
+
+
+def missing_table(evaluation: Evaluation) -> DataTable:
+    """Return the cells of the grid of rules, games and seeds that are not there."""
+    rows = [
+        (name, task.name, len(seeds), ", ".join(map(str, seeds)))
+        for (name, task), seeds in compare.missing_seeds(evaluation).items()
+    ]
+    columns = ("rule", "game", "cells not run", "seeds")
+    return DataTable("not-run", columns, tuple(rows), colors(evaluation))
+
+
+def thin_table(evaluation: Evaluation) -> DataTable:
+    """Return the cells whose score is of fewer episodes than is usual."""
+    rows = [
+        (
+            rule_name(record),
+            task_of(record).name,
+            record.result.seed,
+            record.result.scored_episodes,
+            "no episode finished" if record.result.mean_return is None else "",
+        )
+        for record in evaluation.records()
+        if record.result.scored_episodes < WANTED_EPISODES
+    ]
+    columns = ("rule", "game", "seed", "scored episodes", "note")
+    return DataTable("few-episodes", columns, tuple(rows), colors(evaluation))
+
+
+def raw_table(evaluation: Evaluation) -> DataTable:
+    """Return the games that have no score, and why."""
+    rows = [
+        (task.name, evaluation.scales[task].why_raw)
+        for task in evaluation.tasks
+        if evaluation.scales[task].kind == "raw"
+    ]
+    return DataTable("no-score", ("game", "why there is no score"), tuple(rows))
+
+
+def settings_tables(evaluation: Evaluation) -> tuple[DataTable, DataTable]:
+    """Return the settings that all cells share, and those that differ, by rule."""
+    by_pair = {
+        key: {k: _show(v) for k, v in flat(cells[0].settings).items()}
+        for key, cells in evaluation.cells.items()
+    }
+    names = list(dict.fromkeys(name for found in by_pair.values() for name in found))
+    shared = {
+        name: values.pop()
+        for name in names
+        if len(values := {found.get(name, "–") for found in by_pair.values()}) == 1
+    }
+    same = DataTable("settings-shared", ("setting", "value"), tuple(shared.items()))
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for (rule, task), found in by_pair.items():
+        for name in names:
+            if name not in shared and name in found:
+                rows.setdefault((rule, name, found[name]), []).append(task.name)
+    counts = {
+        rule.name: sum(name == rule.name for name, _ in by_pair)
+        for rule in evaluation.rules
+    }
+    differing = tuple(
+        (rule, name, value, "all" if len(g) == counts[rule] else ", ".join(g))
+        for (rule, name, value), g in rows.items()
+    )
+    columns = ("rule", "setting", "value", "games")
+    different = DataTable("settings", columns, differing, colors(evaluation))
+    return same, different
+
+
+def origin_table(evaluation: Evaluation) -> DataTable:
+    """Return where each rule's cells come from: commit, machine, hours."""
+    rows = []
+    for rule in evaluation.rules:
+        cells = list(evaluation.records_of(rule.name))
+        rows.append(
+            (
+                rule.name,
+                rule.kind,
+                rule.sha256[:12] or "–",
+                len(cells),
+                hours(cells),
+                sum(cell.result.frames for cell in cells),
+                _distinct(cell.about.get("device") for cell in cells),
+                _distinct(str(c.about.get("commit") or "–")[:12] for c in cells),
+            )
+        )
+    columns = (
+        "rule",
+        "kind",
+        "sha256",
+        "cells",
+        "machine hours",
+        "frames",
+        "device",
+        "commit",
+    )
+    return DataTable("origin", columns, tuple(rows), colors(evaluation))
+
+
+def versions_table(evaluation: Evaluation) -> DataTable:
+    """Return the versions of Python and packages."""
+    found: dict[str, dict[str, None]] = {}
+    for record in evaluation.records():
+        versions = record.about.get("versions")
+        if isinstance(versions, Mapping):
+            for name, version in versions.items():
+                found.setdefault(str(name), {})[str(version)] = None
+    rows = tuple((name, ", ".join(versions)) for name, versions in found.items())
+    return DataTable("versions", ("package", "version"), rows)
+
+
+def hours(cells: Sequence[CellRecord]) -> float | None:
+    """Return the hours of machine time of some cells; None where unknown."""
+    known = [c.result.wall_s for c in cells if c.result.wall_s is not None]
+    return sum(known) / 3600 if known else None
+
+
+def _improvement(evaluation: Evaluation, rule: str, task: Task) -> Estimate | None:
+    baseline = evaluation.baseline
+    if baseline is None or rule == baseline:
+        return None
+    ours, theirs = evaluation.returns(rule, task), evaluation.returns(baseline, task)
+    if not ours or not theirs:
+        return None
+    return improvement_interval(Runs.of([ours]), Runs.of([theirs]))
+
+
+def _distinct(values: Any) -> str:
+    return ", ".join(dict.fromkeys(str(value or "–") for value in values))
+
+
+def _show(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

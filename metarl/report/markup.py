@@ -1,0 +1,136 @@
+"""HTML made of functions: whatever is not `Markup` is escaped on its way in.
+
+A leaf of `metarl/report/`. Strings that come from files (rule names, game names,
+settings) therefore cannot become markup, wherever they are put.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+
+VOID = frozenset({"img", "meta", "br", "hr"})
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
+
+
+Child = object
+"""`Markup` is taken as it is, None is nothing, all else is escaped text."""
+
+
+def tag(
+    name: str, /, *children: Child, **attributes: str | int | float | bool | None
+) -> Markup:
+    """Return an element.
+
+    Args:
+      name: of the element.
+      *children: its contents.
+      **attributes: `class_` and `for_` lose their underscore, others become hyphens;
+        True is an attribute without a value, False and None are none.
+    """
+    parts = [name]
+    for key, value in attributes.items():
+        if value is None or value is False:
+            continue
+        attribute = key.rstrip("_").replace("_", "-")
+        if value is True:
+            parts.append(attribute)
+        else:
+            parts.append(f'{attribute}="{html.escape(str(value), quote=True)}"')
+    start = f"<{' '.join(parts)}>"
+    if name in VOID:
+        return Markup(start)
+    return Markup(f"{start}{join(children)}</{name}>")
+
+
+def join(children: Iterable[Child], separator: str = "") -> Markup:
+    """Return ``children`` one after another."""
+    return Markup(separator.join(escape(child) for child in children))
+
+
+def escape(child: Child) -> Markup:
+    """Return ``child`` as HTML."""
+    if child is None:
+        return Markup("")
+    if isinstance(child, Markup):
+        return child
+    return Markup(html.escape(str(child), quote=True))
+
+
+def table(
+    head: Sequence[Child], rows: Iterable[Sequence[Child]], *, numeric: Sequence[int]
+) -> Markup:
+    """Return a plain table that scrolls sideways where it is too wide.
+
+    Args:
+      head: names of the columns.
+      rows: cells; the first one of each row is its heading.
+      numeric: columns whose cells stand to the right.
+    """
+    right = set(numeric)
+
+    def cells(row: Sequence[Child], *, is_head: bool) -> Markup:
+        return join(
+            tag(
+                "th" if is_head or i == 0 else "td",
+                cell,
+                scope="col" if is_head else "row" if i == 0 else None,
+                class_="n" if i in right else None,
+            )
+            for i, cell in enumerate(row)
+        )
+
+    body = join(tag("tr", cells(row, is_head=False)) for row in rows)
+    return scrolling(
+        tag(
+            "table",
+            tag("thead", tag("tr", cells(head, is_head=True))),
+            tag("tbody", body),
+        )
+    )
+
+
+def scrolling(content: Markup, label: str = "table") -> Markup:
+    """Return ``content`` in a box that the keyboard can scroll too."""
+    return tag(
+        "div", content, class_="wide", role="region", tabindex=0, aria_label=label
+    )
+
+
+def details(summary: Child, *children: Child) -> Markup:
+    """Return something to open; printing opens it (`page.js`)."""
+    return tag("details", tag("summary", summary), *children)
+
+
+def slug(text: str) -> str:
+    """Return ``text`` as letters, digits, dots and hyphens, for ids and file names."""
+    kept = "".join(
+        c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text
+    )
+    return kept.strip(".-")[:80] or "x"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number for people: ``digits`` significant ones, thousands apart."""
+    if value is None:
+        return "–"
+    if abs(value) < 1e-12:
+        return "0"  # what is left of a difference of equal numbers
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}".replace("-", "−")
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}".replace("-", "−")
+    text = f"{value:.{digits}g}"
+    if "e" not in text:
+        text = f"{value:.{_decimals(value, digits)}f}"
+    return text.replace("-", "−")
+
+
+def _decimals(value: float, digits: int) -> int:
+    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+    return max(0, digits - max(whole, 1) + (1 if abs(value) < 1 else 0))

@@ -1,0 +1,71 @@
+"""Cells as an evaluation writes them, without training anything."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from metarl.evaluation import results
+from metarl.evaluation.cells import Cell, plan
+from metarl.evaluation.results import CurveRow, Video
+from metarl.rule_files import load_rule
+
+ABOUT = {
+    "commit": "0123456789abcdef",
+    "versions": {"python": "3.11.7", "jax": "0.10.2"},
+    "device": "cpu",
+    "wall_s": 36.0,
+}
+
+
+def make_cell(
+    rule: str,
+    game: str,
+    seed: int,
+    *overrides: str,
+    builtin: str = "actor_critic",
+    **manifest: object,
+) -> Cell:
+    """Return a cell of a rule that is ``builtin`` by another name and manifest."""
+    loaded = load_rule("random" if rule == "random" else builtin)
+    changed = loaded.manifest.model_copy(update=manifest)
+    loaded = dataclasses.replace(loaded, name=rule, manifest=changed)
+    given = [f"environment.games=[{game}]", f"seeds=[{seed}]", "env_steps=1000"]
+    (cell,) = plan([loaded], overrides=[*given, *overrides])
+    return cell
+
+
+def store(
+    folder: Path,
+    cell: Cell,
+    final: float | None,
+    *,
+    episodes: int = 100,
+    curve: Sequence[float | None] | None = None,
+    videos: Sequence[Video] = (),
+    about: dict[str, object] | None = None,
+) -> None:
+    """Write a cell that ends at ``final``; its curve climbs there from a tenth."""
+    if curve is None:
+        curve = [None if final is None else final * part for part in (0.1, 0.5, 1.0)]
+    steps = 1000 // len(curve)
+    rows = [
+        CurveRow(steps * (i + 1), i + 1, 0 if value is None else 10, value)
+        for i, value in enumerate(curve)
+    ]
+    result = results.make_result(
+        cell,
+        env_steps=1000,
+        episodes=episodes,
+        last_returns=[] if final is None else [final] * episodes,
+    )
+    result = dataclasses.replace(result, wall_s=36.0)
+    results.write_cell(folder, cell, result, rows, about or ABOUT, videos=videos)
+
+
+def store_all(folder: Path, finals: dict[tuple[str, str], Sequence[float]]) -> None:
+    """Write cells with seeds 1, 2, ... by rule and game."""
+    for (rule, game), values in finals.items():
+        for seed, final in enumerate(values, start=1):
+            store(folder, make_cell(rule, game, seed), final)

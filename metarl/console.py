@@ -170,6 +170,15 @@ class Progress:
                 self._say(" ".join(f"{k}={format_value(v)}" for k, v in pairs.items()))
         self._bar.update(self._task, completed=done, eta=eta)
 
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Leave the terminal to another loop while the block goes on."""
+        self.__exit__(None, None, None)
+        try:
+            yield
+        finally:
+            self.__enter__()
+
     def _eta(self, now: float) -> str:
         assert self._timed_from is not None
         since, first = self._timed_from

@@ -1,12 +1,13 @@
 """The rules that a run keeps, each with what has to be known of its origin.
 
 Host code beside `train.py`: `rule/` always holds the newest rule, `initial_rule/` the
-one before any meta-step.
+one before any meta-step. `validation.py` chooses the one in `rule_best/`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 
@@ -48,35 +49,70 @@ class KeptRules:
             self._folder.initial_rule, jax.device_get(params), manifest
         )
 
-    def write_newest(self, params: Params, *, meta_steps: int, env_steps: int) -> None:
-        """Store the rule as it is now."""
-        manifest = self.manifest(meta_steps=meta_steps, env_steps=env_steps)
-        rule_files.save_rule(self._folder.rule, jax.device_get(params), manifest)
-
-    def manifest(self, *, meta_steps: int, env_steps: int) -> Manifest:
-        """Return what is to be known of the rule after so many steps."""
-        manifest = _new_manifest(
+    def write(
+        self,
+        place: Path,
+        params: Params,
+        *,
+        meta_steps: int,
+        env_steps: int,
+        games_validation: Sequence[str],
+    ) -> None:
+        """Store the rule as it is now in ``place``; see `manifest_of`."""
+        manifest = manifest_of(
             self._config,
-            games_seen=self._games,
+            games=self._games,
+            parent=self._parent,
             meta_steps=meta_steps,
             env_steps=env_steps,
+            games_validation=games_validation,
         )
-        if self._parent is None:
-            return manifest
-        parents = [(self._parent.name, self._parent.manifest)]
-        return rule_files.inherit(manifest, parents)
+        rule_files.save_rule(place, jax.device_get(params), manifest)
+
+
+def manifest_of(
+    config: TrainConfig,
+    *,
+    games: Sequence[str],
+    parent: LoadedRule | None,
+    meta_steps: int = 0,
+    env_steps: int = 0,
+    games_validation: Sequence[str] = (),
+) -> Manifest:
+    """Return what is to be known of a run's rule.
+
+    Args:
+      config: of the run.
+      games: task ids that it is meta-trained on.
+      parent: the rule that it began as, if one was given.
+      meta_steps: so far.
+      env_steps: so far.
+      games_validation: task ids that scored rules of the run, this one included.
+    """
+    manifest = _new_manifest(
+        config,
+        games_seen=games,
+        games_validation=games_validation,
+        meta_steps=meta_steps,
+        env_steps=env_steps,
+    )
+    if parent is None:
+        return manifest
+    return rule_files.inherit(manifest, [(parent.name, parent.manifest)])
 
 
 def _new_manifest(
     config: TrainConfig,
     *,
     games_seen: Sequence[str] = (),
+    games_validation: Sequence[str] = (),
     meta_steps: int = 0,
     env_steps: int = 0,
 ) -> Manifest:
     return rule_files.new_manifest(
         config.update_rule,
         games_seen=games_seen,
+        games_validation=games_validation,
         meta_steps=meta_steps,
         env_steps=env_steps,
         agent={

@@ -42,6 +42,13 @@ class MetaLog:
         yield
         self._times[stage] += time.perf_counter() - start
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the block's time out of the rates."""
+        start = time.perf_counter()
+        yield
+        self._logged_at += time.perf_counter() - start
+
     def row(
         self,
         metrics: Mapping[str, np.ndarray],

@@ -22,7 +22,7 @@ from metarl.errors import UserError
 from metarl.provenance import write_versions
 from metarl.rule_files import LoadedRule, load_rule, save_rule
 
-EXTENDABLE = ("meta_steps",)
+EXTENDABLE = ("meta_steps", "validation")
 """Keys that a resumed run may change."""
 
 ELSEWHERE = (
@@ -102,6 +102,16 @@ class RunFolder:
     def rule(self) -> Path:
         """Where the newest rule is."""
         return self.path / "rule"
+
+    @property
+    def best_rule(self) -> Path:
+        """Where the rule is that did best in validation."""
+        return self.path / "rule_best"
+
+    @property
+    def validations(self) -> Path:
+        """Where validations keep their rules, cells and scores."""
+        return self.path / "validation"
 
     @property
     def initial_rule(self) -> Path:

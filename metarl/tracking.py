@@ -8,6 +8,7 @@ warning, and the JSON lines go on.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import json
 import math
@@ -34,6 +35,7 @@ _STEPS = ("global_step", "meta_step")
 _ON_META_STEP = ("meta", "eval")
 """Families of keys whose x-axis is `meta_step`; that of all others is `global_step`."""
 _OPEN: set[str] = set()  # ids of the W&B runs of this process that are not finished
+_KEPT_OUT = contextvars.ContextVar("_KEPT_OUT", default=False)
 _INIT_TIMEOUT_S = 15.0
 _FINISH_TIMEOUT_S = 60.0  # what is not uploaded by then stays on disk for `wandb sync`
 
@@ -237,6 +239,8 @@ class Tracker:
         self, config: TrackingConfig, run_config: dict[str, object]
     ) -> None:
         """Open the W&B run; offline where online fails; none where that fails too."""
+        if _KEPT_OUT.get():
+            return
         mode = wandb_mode(config)
         if mode == "disabled":
             return
@@ -304,6 +308,19 @@ class Tracker:
             first = str(error).strip().partition("\n")[0]
             reason = f"{type(error).__name__}: {first}".rstrip(": ")
             say(f"warning: W&B {action} failed ({reason}); {then}")
+
+
+@contextlib.contextmanager
+def without_wandb() -> Iterator[None]:
+    """Let trackers that are made in the block write JSON lines alone.
+
+    Whatever `WANDB_MODE` says: for parts of a run that has a W&B run already.
+    """
+    token = _KEPT_OUT.set(True)
+    try:
+        yield
+    finally:
+        _KEPT_OUT.reset(token)
 
 
 def _finish(run: wandb.Run, exit_code: int) -> None:

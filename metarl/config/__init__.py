@@ -42,6 +42,7 @@ from metarl.config.training import (
     PopulationConfig,
     RegularizerConfig,
     TrainConfig,
+    ValidationConfig,
     ValueFunctionConfig,
 )
 
@@ -84,5 +85,6 @@ __all__ = [
     "TrackingConfig",
     "TrainConfig",
     "TuningConfig",
+    "ValidationConfig",
     "ValueFunctionConfig",
 ]

@@ -1,4 +1,4 @@
-"""`metarl train`: the population, the meta-gradient, and what is kept of a run."""
+"""`metarl train`: the population, the meta-gradient, validation, and what is kept."""
 
 from __future__ import annotations
 
@@ -113,6 +113,31 @@ class CheckpointConfig(Model):
     """How many of the newest checkpoints are kept."""
 
 
+class ValidationConfig(Model):
+    """Fresh agents with the frozen rule on other games, while it is meta-trained.
+
+    Their score says how good the rule is, and which rule of the run is the best.
+    """
+
+    every: Annotated[int, Field(ge=0)] = 0
+    """Meta-steps between validations; the rule of the last meta-step is validated too.
+    0: none."""
+    suite: str | None = None
+    """To validate on; see `metarl games`."""
+    games: tuple[str, ...] = ()
+    """Games by task id, in place of a suite."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (1, 2, 3)
+    """Of each game's agents."""
+    env_steps: PositiveInt | None = None
+    """Of each agent; None: the suite's budget, as in `metarl evaluate`."""
+    overrides: tuple[str, ...] = ()
+    """Other settings of `metarl evaluate`, such as environment.num_envs=8, on top of
+    those that it would take for this rule."""
+    allow_seen: bool = False
+    """Accept games that the rule is meta-trained on, which validate nothing: how well
+    it teaches those is all that the score then says."""
+
+
 class TrainConfig(Model):
     """`metarl train`: meta-train a rule on a population of agents."""
 
@@ -128,6 +153,7 @@ class TrainConfig(Model):
     agent: AgentConfig = AgentConfig()
     update_rule: RuleConfig = DiscoConfig()
     meta: MetaConfig = MetaConfig()
+    validation: ValidationConfig = ValidationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     runtime: RuntimeConfig = RuntimeConfig()

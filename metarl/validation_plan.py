@@ -1,0 +1,143 @@
+"""Which cells a validation consists of, and whether they may validate the rule.
+
+No environments are touched here; `validation.py` trains the agents.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from metarl import config_loader
+from metarl.config import TrainConfig
+from metarl.console import say
+from metarl.envs import suites
+from metarl.envs.suites import human_normalized_score
+from metarl.errors import UserError
+from metarl.evaluation import results
+from metarl.evaluation.cells import Cell, plan, require_an_update
+from metarl.rule_files import LoadedRule, Manifest
+from metarl.rules import make_rule
+
+_OWN = ("seeds", "env_steps", "results_dir", "exp_name", "tracking", "runtime")
+
+
+def check_validation(config: TrainConfig, manifest: Manifest) -> None:
+    """Refuse settings of `validation` that cannot be, before anything runs.
+
+    Args:
+      config: of the run.
+      manifest: of its rule: what it has seen when it is validated.
+
+    Raises:
+      UserError: games or settings do not exist, games do not go together, or the rule
+        has seen one.
+    """
+    if config.validation.every == 0:
+        return
+    games = games_of(config)
+    if not config.validation.allow_seen:
+        rule = rule_of(manifest)
+        for game in games:
+            if rule.status(game.task_id) == "seen":
+                raise UserError(
+                    f"validation: the rule sees {game.task_id} in meta-training, its "
+                    "own or its parents', so a score there validates nothing (choose "
+                    "other games, or say validation.allow_seen=true)"
+                )
+    published = {are_scored([game]) for game in games}
+    if len(published) > 1:
+        (odd, *_) = (game.task_id for game in games if not are_scored([game]))
+        raise UserError(
+            f"validation: no human score of {odd} is published, but others' are, and "
+            "their scores have no common scale (choose games of one kind)"
+        )
+    for cell in plan_cells(config, rule_of(manifest), Path("validation")):
+        try:
+            require_an_update(cell)
+        except UserError as error:
+            raise UserError(f"validation.{error}") from None
+
+
+def plan_cells(config: TrainConfig, rule: LoadedRule, place: Path) -> list[Cell]:
+    """Return the cells of one validation.
+
+    Raises:
+      UserError: a setting does not fit.
+    """
+    overrides = overrides_of(config, place)
+    try:
+        return plan([rule], overrides=overrides)
+    except UserError as error:
+        raise UserError(f"validation: {error}") from None
+
+
+def games_of(config: TrainConfig) -> list[suites.Game]:
+    """Return the games to validate on.
+
+    Raises:
+      UserError: none are given, or one does not exist.
+    """
+    chosen = config.validation
+    if bool(chosen.suite) == bool(chosen.games):
+        given = "both are given" if chosen.suite else "neither is given"
+        raise UserError(
+            f"validation: one of suite and games is needed, {given} "
+            "(such as validation.suite=atari3_val)"
+        )
+    if chosen.suite:
+        suite = suites.get_suite(chosen.suite, field="validation.suite")
+        return [suites.GAMES[name] for name in suite.games]
+    return [suites.get_game(name, field="validation.games") for name in chosen.games]
+
+
+def are_scored(games: Sequence[suites.Game]) -> bool:
+    """Return whether human scores of all ``games`` are published."""
+    return all(human_normalized_score(game, 0.0) is not None for game in games)
+
+
+def rule_of(manifest: Manifest) -> LoadedRule:
+    """Return the rule of a manifest as far as planning needs it, without parameters."""
+    return LoadedRule(make_rule(manifest.config), {}, manifest, "rule")
+
+
+def overrides_of(config: TrainConfig, place: Path) -> list[str]:
+    """Return the settings of an evaluation in ``place``, as `metarl evaluate` takes."""
+    chosen = config.validation
+    for override in chosen.overrides:
+        tree = config_loader.parse_override(override)
+        environment = tree.get("environment")
+        given = [*tree, *(environment if isinstance(environment, Mapping) else ())]
+        for key in given:
+            if key in (*_OWN, "suite", "games"):
+                raise UserError(
+                    f"validation.overrides: '{override}' is not for them (suite, "
+                    "games, seeds and env_steps are fields of validation)"
+                )
+    games = (
+        f"environment.suite={chosen.suite}"
+        if chosen.suite
+        else f"environment.games={json.dumps(chosen.games)}"
+    )
+    steps = [] if chosen.env_steps is None else [f"env_steps={chosen.env_steps}"]
+    return [
+        games,
+        f"environment.num_threads={config.environment.num_threads}",
+        f"seeds={json.dumps(chosen.seeds)}",
+        *steps,
+        f"results_dir={json.dumps(str(place))}",
+        "exp_name=validation",
+        *chosen.overrides,
+    ]
+
+
+def drop_other_cells(place: Path, cells: Sequence[Cell]) -> None:
+    """Remove cells of other settings, or of a rule that came out otherwise."""
+    try:
+        for cell in cells:
+            results.is_finished(place, cell)
+    except UserError:
+        say(f"validation: the cells in {place} are of another rule or other settings")
+        shutil.rmtree(place / results.CELLS)

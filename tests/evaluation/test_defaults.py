@@ -91,6 +91,16 @@ def test_ppo_gets_the_reference_settings_on_classic_control(family):
     assert (network.activation, network.initialization) == ("tanh", "orthogonal")
 
 
+@pytest.mark.parametrize("family", ["catch", "frozen_lake", "minigrid"])
+def test_ppo_gets_the_torso_of_other_rules_on_toys(family):
+    found = settings(load_rule("ppo"), family)
+    other = settings(load_rule("actor_critic"), family)
+    assert found.agent.network.torso == other.agent.network.torso
+    assert (found.rollout_length, found.environment.num_envs) == (128, 16)
+    assert found.agent.optimizer.learning_rate == 1e-3
+    assert found.agent.optimizer.max_grad_norm == 0.5
+
+
 def test_ppo_gets_the_reference_settings_on_atari():
     rule = load_rule("ppo")
     found = settings(rule, "atari")

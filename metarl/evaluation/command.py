@@ -175,15 +175,15 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
         }
 
         def on_row(cell_run: CellRun, metrics: Mapping[str, float]) -> None:
-            camera.keep_early(cell_run)
-            seconds = time.perf_counter() - started - camera.spent_s
+            camera.keep(cell_run)
+            seconds = time.perf_counter() - started
             trackers[cell_run.cell.name].log(
                 _row(cell_run, metrics, seconds), global_step=cell_run.env_steps
             )
 
         def on_finished(cell_run: CellRun) -> None:
             assert cell_run.result is not None
-            seconds = time.perf_counter() - started - camera.spent_s
+            seconds = time.perf_counter() - started
             about = {
                 "commit": git_commit(),
                 "versions": package_versions(),
@@ -196,16 +196,12 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
                 cell_run.result, wall_s=round(seconds / len(batch), 3)
             )
             results.write_cell(
-                results_dir,
-                cell_run.cell,
-                result,
-                cell_run.curve,
-                about,
-                videos=camera.videos_of(cell_run, trackers[cell_run.cell.name]),
+                results_dir, cell_run.cell, result, cell_run.curve, about
             )
             results.merge_cells(results_dir)
 
         run.run(on_row, on_finished, told_to_stop=told_to_stop)
+        camera.film(trackers, told_to_stop)
 
 
 @contextlib.contextmanager

@@ -177,6 +177,14 @@ def write_cell(
     _write(_path(results_dir, cell), json.dumps(tree, indent=1) + "\n")
 
 
+def add_videos(results_dir: Path, cell: Cell, videos: Sequence[Video]) -> None:
+    """List videos in the file of a cell that is stored already."""
+    path = _path(results_dir, cell)
+    tree = json.loads(path.read_text("utf-8"))
+    tree["videos"] = [dataclasses.asdict(video) for video in videos]
+    _write(path, json.dumps(tree, indent=1) + "\n")
+
+
 def is_finished(results_dir: Path, cell: Cell) -> bool:
     """Return whether a cell was done before, with the same settings.
 

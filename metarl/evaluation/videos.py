@@ -1,7 +1,8 @@
 """Videos of an evaluation's agents: a random one, an early one and the final one.
 
-Hooks for `command.py`, which calls them between the rows of a cell's curve. A video
-that cannot be made costs one line on the terminal, never the evaluation. Host code.
+Hooks for `command.py`: agents are kept as they are trained and filmed when the batch is
+done and its cells are stored. A video that cannot be made costs one line on the
+terminal, never the evaluation. Host code.
 """
 
 from __future__ import annotations
@@ -10,18 +11,17 @@ import dataclasses
 import functools
 import re
 import secrets
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from metarl.agents.agent import AgentState
-from metarl.console import say
+from metarl.console import heartbeat, say
 from metarl.envs.pools import pool_seed
 from metarl.envs.render import FPS
-from metarl.evaluation import mp4
+from metarl.evaluation import mp4, results
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.recording import (
     Policy,
@@ -31,7 +31,7 @@ from metarl.evaluation.recording import (
     record_episode,
 )
 from metarl.evaluation.results import Stage, Video
-from metarl.evaluation.runner import BatchRun, CellRun
+from metarl.evaluation.runner import BatchRun, CellRun, ToldToStop, never
 from metarl.tracking import Tracker
 
 FOLDER = "videos"
@@ -46,6 +46,15 @@ _POOL_INDEX = 1
 _KEY = np.uint32(2**32 - 1)
 
 
+@dataclasses.dataclass
+class _Kept:
+    """A cell whose agents are filmed once all cells of the batch are done."""
+
+    cell: Cell
+    agents: list[tuple[Stage, AgentState, int]]  # and what they had learned from
+    is_done: bool = False
+
+
 class Camera:
     """Records agents of one batch: of each rule and game, those of the first seed."""
 
@@ -57,63 +66,66 @@ class Camera:
           run: whose agents are filmed.
         """
         self._results_dir, self._run = results_dir, run
-        self._early: dict[str, tuple[AgentState, int]] = {}
-        self.spent_s = 0.0  # in all, so that it is not counted as the cells' time
+        self._kept: dict[str, _Kept] = {}
         self._is_on = run.settings.videos
         if self._is_on and not mp4.can_encode():
             _say_once(f"warning: {mp4.MISSING}; the evaluation goes on without")
             self._is_on = False
 
-    def keep_early(self, cell_run: CellRun) -> None:
-        """Keep the agent if it is the early one; call at every row of the curve."""
+    def keep(self, cell_run: CellRun) -> None:
+        """Keep the agent if one is to be filmed; call at every row of the curve."""
         cell = cell_run.cell
-        if (
-            self._films(cell)
-            and cell.name not in self._early
-            and EARLY * cell.env_steps <= cell_run.env_steps
-            and not cell_run.is_done
-        ):
-            self._early[cell.name] = self._agent(cell_run), cell_run.env_steps
+        if not self._is_on or cell.seed != cell.settings.seeds[0]:
+            return
+        kept = self._kept.setdefault(cell.name, _Kept(cell, []))
+        stage: Stage = "final" if cell_run.is_done else "early"
+        is_due = cell_run.is_done or (
+            not kept.agents and cell_run.env_steps >= EARLY * cell.env_steps
+        )
+        # Agents of the rule `random` are all alike.
+        if is_due and cell.rule.manifest.config.kind != "random":
+            kept.agents.append((stage, self._agent(cell_run), cell_run.env_steps))
+        kept.is_done = cell_run.is_done
 
-    def videos_of(self, cell_run: CellRun, tracker: Tracker) -> tuple[Video, ...]:
-        """Record the agents of a cell that is done and return what was written."""
-        cell = cell_run.cell
-        if not self._films(cell):
-            return ()
-        start = time.perf_counter()
-        videos: list[Video] = []
-        try:
-            for stage, policy, env_steps in self._stages(cell_run):
-                video = self._record(cell, stage, policy, env_steps)
-                videos.append(video)
-                tracker.log_video(
-                    cell.game, self._results_dir / video.file, global_step=env_steps
-                )
-        except Exception as error:  # encoders and environments have no common base
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            say(f"warning: no video of {cell.name}: {reason}")
-        seconds = time.perf_counter() - start
-        self.spent_s += seconds
-        if videos:
-            returns = ", ".join(f"{v.stage} {v.episode_return:g}" for v in videos)
-            say(f"videos of {cell.name} in {seconds:.0f}s; returns: {returns}")
-        return tuple(videos)
+    def film(
+        self, trackers: Mapping[str, Tracker], told_to_stop: ToldToStop = never
+    ) -> None:
+        """Record the agents of all cells that are done, and add them to their files.
 
-    def _films(self, cell: Cell) -> bool:
-        return self._is_on and cell.seed == cell.settings.seeds[0]
+        Args:
+          trackers: by the cell's name, to show the videos in.
+          told_to_stop: asked before every video; the others are left out then.
+        """
+        for name, kept in self._kept.items():
+            if not kept.is_done:
+                continue
+            videos: list[Video] = []
+            with heartbeat(f"filming {name}"):
+                try:
+                    for stage, policy, env_steps in self._stages(kept):
+                        if told_to_stop():
+                            break
+                        video = self._record(kept.cell, stage, policy, env_steps)
+                        videos.append(video)
+                        path = self._results_dir / video.file
+                        trackers[name].log_video(
+                            kept.cell.game, path, global_step=env_steps
+                        )
+                except Exception as error:  # of encoders, of which each has its own
+                    reason = str(error).partition("\n")[0] or type(error).__name__
+                    say(f"warning: no video of {name}: {reason}")
+            if videos:
+                results.add_videos(self._results_dir, kept.cell, videos)
+                shown = ", ".join(f"{v.stage} {v.episode_return:g}" for v in videos)
+                say(f"videos of {name}, by return: {shown}")
 
-    def _stages(self, cell_run: CellRun) -> Iterator[tuple[Stage, Policy, int]]:
+    def _stages(self, kept: _Kept) -> Iterator[tuple[Stage, Policy, int]]:
         """Yield who is filmed, and the environment steps it has learned from."""
-        cell, agent = cell_run.cell, self._run.agent
+        cell = kept.cell
         yield "random", random_policy(cell.spec.num_actions, seed=cell.base_seed), 0
-        if cell.rule.manifest.config.kind == "random":
-            return  # whose agents are all alike
         key = jax.random.fold_in(jax.random.key(cell.base_seed), _KEY)
-        if cell.name in self._early:
-            state, env_steps = self._early.pop(cell.name)
-            yield "early", agent_policy(agent, state, key), env_steps
-        final = self._agent(cell_run)
-        yield "final", agent_policy(agent, final, key), cell_run.env_steps
+        for stage, state, env_steps in kept.agents:
+            yield stage, agent_policy(self._run.agent, state, key), env_steps
 
     def _agent(self, cell_run: CellRun) -> AgentState:
         """Return a copy of the cell's agent, of what it acts with alone."""

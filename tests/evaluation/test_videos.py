@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl.agents.agent import Agent
+from metarl.agents.agent import Agent, AgentState
 from metarl.config import (
     ActorCriticConfig,
     EnvironmentConfig,
@@ -29,8 +29,10 @@ from metarl.evaluation.recording import (
     random_policy,
     record_episode,
 )
-from metarl.evaluation.results import read_cells
+from metarl.evaluation.results import make_result, read_cells, write_cell
+from metarl.evaluation.runner import never
 from metarl.evaluation.videos import Camera, video_name
+from metarl.numerics import adam_init
 from metarl.rule_files import LoadedRule, new_manifest
 from metarl.rules import make_rule
 from metarl.types import Network
@@ -53,11 +55,19 @@ def _rule(name: str = "small", *, random: bool = False) -> LoadedRule:
     return LoadedRule(make_rule(config), {}, new_manifest(config), name)
 
 
-def _decode(path: Path) -> tuple[np.ndarray, av.VideoStream]:
+def _decode(path: Path) -> tuple[np.ndarray, dict[str, object]]:
+    """Return the frames ``[N, H, W, 3]`` and what the file says of them."""
     with av.open(str(path)) as container:
         (stream,) = container.streams
         frames = [f.to_ndarray(format="rgb24") for f in container.decode(stream)]
-        return np.stack(frames), stream
+        context = stream.codec_context
+        return np.stack(frames), {
+            "codec": context.name,
+            "format": context.pix_fmt,
+            "colours": context.colorspace,
+            "rate": stream.average_rate,
+            "seconds": float(stream.duration * stream.time_base),
+        }
 
 
 # --- Files ----------------------------------------------------------------------------
@@ -71,14 +81,15 @@ def test_file_has_every_frame_and_plays_in_browsers(tmp_path):
         for frame in given:
             writer.add(frame)
     assert writer.num_frames == 10
-    seen, stream = _decode(path)
+    seen, says = _decode(path)
     assert seen.shape == (10, 32, 42, 3)  # yuv420p needs even sides
-    assert stream.codec_context.name == "h264"
-    assert stream.codec_context.pix_fmt == "yuv420p"
-    assert stream.average_rate == 30
-    assert float(stream.duration * stream.time_base) == pytest.approx(10 / 30)
-    # Colours are tagged, and survive: each frame is nearest to its own.
-    assert stream.codec_context.colorspace == 6
+    assert says == {
+        "codec": "h264",
+        "format": "yuv420p",
+        "colours": 6,  # SMPTE 170M, as they were converted
+        "rate": 30,
+        "seconds": pytest.approx(10 / 30),
+    }
     for frame, original in zip(seen, given, strict=True):
         assert np.abs(frame[:31, :41].astype(int) - original).max() <= 12
     # The index comes before the pictures, so that a page starts to play at once.
@@ -243,20 +254,24 @@ def test_the_first_seed_of_a_game_gets_three_videos(folders):
 
 
 class _Film:
-    """The part of a batch that a camera looks at; agents are numbers."""
+    """The part of a batch that a camera looks at; nobody learns anything."""
 
     def __init__(self, rule: LoadedRule, *overrides: str) -> None:
-        self.cells = plan([rule], overrides=[*TINY, *overrides])
-        self.settings = self.cells[0].settings
+        cells = plan([rule], overrides=[*TINY, "videos=true", *overrides])
+        self.settings = cells[0].settings
         self.agent = None
-        self.runs = [
-            SimpleNamespace(cell=cell, env_steps=0, is_done=False)
-            for cell in self.cells
-        ]
-        self.filmed: list[str] = []
+        self.runs = [SimpleNamespace(cell=c, env_steps=0, is_done=True) for c in cells]
 
-    def agents_of(self, index: int) -> SimpleNamespace:
-        raise AssertionError("no agent is needed")
+    def agents_of(self, index: int) -> AgentState:
+        nothing = jnp.zeros(index)
+        return AgentState({}, {}, adam_init({}), {}, nothing, nothing)
+
+    def store(self, folder: Path) -> list[Cell]:
+        cells = [run.cell for run in self.runs]
+        for cell in cells:
+            done = make_result(cell, env_steps=300, episodes=1, last_returns=[1.0])
+            write_cell(folder, cell, done, [], {})
+        return cells
 
 
 class _Shown(list):
@@ -265,11 +280,21 @@ class _Shown(list):
         self.append((game, path.name, global_step))
 
 
+def _film(folder: Path, film: _Film, told_to_stop=never) -> _Shown:
+    (name,) = (cell.name for cell in film.store(folder))
+    camera, shown = Camera(folder, film), _Shown()
+    camera.keep(film.runs[0])
+    camera.film({name: shown}, told_to_stop)
+    return shown
+
+
 def test_agents_that_never_learn_are_filmed_once_and_shown(tmp_path):
-    film, shown = _Film(_rule("chance", random=True), "videos=true"), _Shown()
-    (video,) = Camera(tmp_path, film).videos_of(film.runs[0], shown)
+    shown = _film(tmp_path, _Film(_rule("chance", random=True), "seeds=[1]"))
+    (cell,) = read_cells(tmp_path)
+    (video,) = cell.videos
     assert (video.stage, video.env_steps) == ("random", 0)
     assert shown == [("Catch-v0", Path(video.file).name, 0)]
+    assert cell.result.mean_return == 1.0  # what was stored before stays
 
 
 def test_no_encoder_is_said_in_one_line_and_costs_nothing(
@@ -277,15 +302,14 @@ def test_no_encoder_is_said_in_one_line_and_costs_nothing(
 ):
     monkeypatch.setattr(mp4, "can_encode", lambda: False)
     videos._say_once.cache_clear()
-    film = _Film(_rule(), "videos=true")
+    film = _Film(_rule(), "seeds=[3]")
     for _ in range(2):
-        camera = Camera(tmp_path, film)
-        camera.keep_early(film.runs[0])
-        assert camera.videos_of(film.runs[0], _Shown()) == ()
+        assert _film(tmp_path, film) == []
     assert capsys.readouterr().out.splitlines() == [
         "warning: videos need PyAV, which is not installed (pip install av); the "
         "evaluation goes on without"
     ]
+    assert not (tmp_path / "videos").exists()
 
 
 def test_a_video_that_fails_is_one_line_and_leaves_nothing(
@@ -297,14 +321,18 @@ def test_a_video_that_fails_is_one_line_and_leaves_nothing(
         raise RuntimeError("the screen broke\nin many ways")
 
     monkeypatch.setattr(videos, "record_episode", fail)
-    film = _Film(_rule(), "videos=true", "seeds=[3]")
-    camera = Camera(tmp_path, film)
-    assert camera.videos_of(film.runs[0], _Shown()) == ()
-    assert capsys.readouterr().out.splitlines() == [
-        "warning: no video of small__Catch-v0__seed3: the screen broke"
-    ]
+    assert _film(tmp_path, _Film(_rule(), "seeds=[3]")) == []
+    warnings = [x for x in capsys.readouterr().out.splitlines() if "filming" not in x]
+    assert warnings == ["warning: no video of small__Catch-v0__seed3: the screen broke"]
     assert list((tmp_path / "videos").iterdir()) == []
-    assert camera.spent_s > 0
+    assert read_cells(tmp_path)[0].videos == ()
+
+
+def test_a_stop_leaves_out_the_videos_that_are_left(tmp_path):
+    asked = iter([False, True])
+    shown = _film(tmp_path, _Film(_rule(), "seeds=[3]"), lambda: next(asked))
+    assert len(shown) == 1
+    assert [video.stage for video in read_cells(tmp_path)[0].videos] == ["random"]
 
 
 def test_names_escape_odd_characters_and_say_what_was_cut():

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from metarl.envs.suites import SUITES
 from metarl.evaluation import results
 from metarl.evaluation.cells import Cell, plan
 from metarl.evaluation.results import CurveRow, Video
@@ -27,11 +28,21 @@ def make_cell(
     builtin: str = "actor_critic",
     **manifest: object,
 ) -> Cell:
-    """Return a cell of a rule that is ``builtin`` by another name and manifest."""
+    """Return a cell of a rule that is ``builtin`` by another name and manifest.
+
+    Args:
+      rule: its name; `random` is the rule of that name.
+      game: one, or a suite of one.
+      seed: of the cell.
+      *overrides: of its settings.
+      builtin: which rule it is.
+      **manifest: fields that are another's.
+    """
     loaded = load_rule("random" if rule == "random" else builtin)
     changed = loaded.manifest.model_copy(update=manifest)
     loaded = dataclasses.replace(loaded, name=rule, manifest=changed)
-    given = [f"environment.games=[{game}]", f"seeds=[{seed}]", "env_steps=1000"]
+    played = f"suite={game}" if game in SUITES else f"games=[{game}]"
+    given = [f"environment.{played}", f"seeds=[{seed}]", "env_steps=1000"]
     (cell,) = plan([loaded], overrides=[*given, *overrides])
     return cell
 

@@ -13,19 +13,19 @@ from metarl.config import TrackingConfig
 from metarl.console import say
 from metarl.errors import UserError
 from metarl.provenance import git_commit
+from metarl.report.contents import Contents
 from metarl.report.evaluation_page import (
     cautions,
     evaluation_sections,
     facts,
     legend,
 )
-from metarl.report.figures import FOLDER, Figure, write_figures
+from metarl.report.figures import FOLDER, write_figures
 from metarl.report.inputs import Inputs, read_inputs
 from metarl.report.markup import Markup
-from metarl.report.page import Front, Section, write_page
+from metarl.report.page import Front, write_page
 from metarl.report.run_page import rules_section, run_section, summary
 from metarl.report.scores import Evaluation, gather
-from metarl.report.tables import DataTable
 from metarl.rule_files import folder as rule_folder
 from metarl.tracking import RunLabels, Tracker, wandb_mode
 
@@ -46,16 +46,16 @@ def main(
       baseline: the rule to compare with; None: actor_critic where it is there.
       tracking: whether W&B gets the same.
     """
-    page, figures, tables = write_report(paths, output, baseline)
-    say(f"wrote {page} ({len(figures)} figures in {page.parent / FOLDER})")
+    page, contents = write_report(paths, output, baseline)
+    say(f"wrote {page} ({len(contents.figures)} figures in {page.parent / FOLDER})")
     if wandb_mode(tracking) != "disabled":
-        _track(page, figures, tables, tracking)
+        _track(page, contents, tracking)
     return 0
 
 
 def write_report(
     paths: Sequence[Path], output: Path | None = None, baseline: str | None = None
-) -> tuple[Path, list[Figure], list[DataTable]]:
+) -> tuple[Path, Contents]:
     """Write the page and its figures.
 
     Args:
@@ -64,7 +64,7 @@ def write_report(
       baseline: the rule to compare with; None: actor_critic where it is there.
 
     Returns:
-      The page, its figures and its tables.
+      The page, and what is in it.
 
     Raises:
       UserError: a folder holds nothing to report, folders contradict each other, or
@@ -74,42 +74,35 @@ def write_report(
     if baseline is not None and not inputs.results:
         raise UserError(f"--baseline {baseline}: there are no results to compare")
     evaluation = gather(inputs.records, baseline) if inputs.results else None
-    sections, figures, tables = _sections(inputs, evaluation)
+    contents = _contents(inputs, evaluation)
     folder = output or _first(inputs, paths)
     text = write_page(
-        _front(inputs, evaluation), sections, has_scores=evaluation is not None
+        _front(inputs, evaluation),
+        contents.sections,
+        has_scores=evaluation is not None,
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_figures(folder, figures)
+        write_figures(folder, contents.figures)
         rule_folder.write_file(folder / PAGE, text.encode())
     except OSError as error:
         raise UserError(f"report: cannot write to {folder}: {error.strerror}") from None
-    return folder / PAGE, figures, tables
+    return folder / PAGE, contents
 
 
-def _sections(
-    inputs: Inputs, evaluation: Evaluation | None
-) -> tuple[list[Section], list[Figure], list[DataTable]]:
-    sections: list[Section] = []
-    figures: list[Figure] = []
-    tables: list[DataTable] = []
-    if evaluation is not None:
-        sections, figures, tables = evaluation_sections(evaluation)
-    of_runs = []
-    for run in inputs.runs:
-        section, drawn, found = run_section(
-            run, evaluation, is_only=len(inputs.runs) == 1
-        )
-        of_runs.append(section)
-        figures += drawn
-        tables += found
+def _contents(inputs: Inputs, evaluation: Evaluation | None) -> Contents:
+    contents = Contents() if evaluation is None else evaluation_sections(evaluation)
+    sections = contents.sections
     # A rule's discovery is told after its scores, before what was not run.
     at = next((i for i, s in enumerate(sections) if s.name == "not-run"), 0)
-    sections[at:at] = of_runs
+    for run in reversed(inputs.runs):
+        found = run_section(run, evaluation, is_only=len(inputs.runs) == 1)
+        sections[at:at] = found.sections
+        contents.figures += found.figures
+        contents.tables += found.tables
     if (rules := rules_section(inputs.rules)) is not None:
         sections.append(rules)
-    return sections, figures, tables
+    return contents
 
 
 def _front(inputs: Inputs, evaluation: Evaluation | None) -> Front:
@@ -143,26 +136,23 @@ def _first(inputs: Inputs, paths: Sequence[Path]) -> Path:
     )
 
 
-def _track(
-    page: Path,
-    figures: Sequence[Figure],
-    tables: Sequence[DataTable],
-    tracking: TrackingConfig,
-) -> None:
-    """Give W&B the page, its figures and its tables."""
+def _track(page: Path, contents: Contents, tracking: TrackingConfig) -> None:
+    """Give W&B the page, and its figures, tables and videos."""
     commit = git_commit()
-    name = page.resolve().parent.name
     labels = RunLabels(
-        name=f"report-{name}",
+        name=f"report-{page.resolve().parent.name}",
         group="report",
         tags=(commit,) if commit else (),
         job_type="report",
     )
     with Tracker(page.parent / "tracking" / "report", tracking, {}, labels) as tracker:
-        for table in tables:
+        for table in contents.tables:
             columns, rows = table.plain()
             tracker.log_table(f"report/{table.name}", columns, rows)
-        for figure in figures:
+        for figure in contents.figures:
             path = page.parent / FOLDER / f"{figure.name}.png"
             tracker.log_image(f"report/{figure.name}", path, caption=figure.caption)
+        for clip in contents.clips:
+            name = f"{clip.task.name}/{clip.rule.name}/{clip.video.stage}"
+            tracker.log_video(name, clip.path, global_step=clip.video.env_steps)
         tracker.log_html("report/page", page)

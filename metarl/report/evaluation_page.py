@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from metarl.evaluation.results import CellRecord
 from metarl.report import compare, evaluation_figures, evaluation_tables
 from metarl.report.compare import Group
+from metarl.report.contents import Contents, Section
 from metarl.report.figures import Figure
 from metarl.report.markup import Markup, details, join, number, tag
-from metarl.report.page import Section, show_figure, show_figures
+from metarl.report.page import show_figure, show_figures
 from metarl.report.scores import Evaluation, Task, task_of
 from metarl.report.tables import DataTable, render, swatch
 from metarl.report.videos import find_clips, show_clips
@@ -46,10 +47,8 @@ class _Page:
         return render(table, is_sortable=is_sortable)
 
 
-def evaluation_sections(
-    evaluation: Evaluation,
-) -> tuple[list[Section], list[Figure], list[DataTable]]:
-    """Return the sections of an evaluation, and all figures and tables in them."""
+def evaluation_sections(evaluation: Evaluation) -> Contents:
+    """Return the sections of an evaluation, and all that is in them."""
     page = _Page(evaluation)
     groups = compare.make_groups(evaluation)
     sections = [
@@ -64,7 +63,8 @@ def evaluation_sections(
         Section("settings", "Settings", _settings(page)),
         Section("origin", "Commit, versions, hardware, hours", _origin(page)),
     ]
-    return sections, page.figures, page.tables
+    clips, _ = find_clips(evaluation)
+    return Contents(sections, page.figures, page.tables, clips)
 
 
 def legend(evaluation: Evaluation) -> Markup:

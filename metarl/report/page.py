@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 
 import metarl
+from metarl.report.contents import Section
 from metarl.report.figures import FOLDER, Figure
 from metarl.report.markup import Markup, join, tag
 
@@ -36,15 +37,6 @@ _METHODS = (
     "the same game (Mann-Whitney), mean over games. Measures follow Agarwal et al., "
     "“Deep reinforcement learning at the edge of the statistical precipice”, 2021.",
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """A part of the page with a heading of its own."""
-
-    name: str
-    title: str
-    content: Markup
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,10 +13,10 @@ import yaml
 
 from metarl.console import format_duration
 from metarl.report import run_figures
-from metarl.report.figures import Figure
+from metarl.report.contents import Contents, Section
 from metarl.report.inputs import RuleFolder, TrainingRun
 from metarl.report.markup import Markup, details, join, number, slug, tag
-from metarl.report.page import Section, show_figures
+from metarl.report.page import show_figures
 from metarl.report.scores import Evaluation
 from metarl.report.tables import DataTable, render
 from metarl.rule_files import Manifest
@@ -24,8 +24,8 @@ from metarl.rule_files import Manifest
 
 def run_section(
     run: TrainingRun, evaluation: Evaluation | None, *, is_only: bool
-) -> tuple[Section, list[Figure], list[DataTable]]:
-    """Return the section of a run, and the figures and tables in it.
+) -> Contents:
+    """Return the section of a run, and what is in it.
 
     Args:
       run: to show.
@@ -57,7 +57,7 @@ def run_section(
     if run.manifest is not None:
         parts.append(details("Newest rule", tag("pre", _about(run.manifest))))
     section = Section(f"run-{slug(run.name)}", f"Discovery: {run.name}", join(parts))
-    return section, figures, [metrics]
+    return Contents([section], figures, [metrics])
 
 
 def rules_section(rules: tuple[RuleFolder, ...]) -> Section | None:

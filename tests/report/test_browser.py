@@ -148,7 +148,7 @@ def page(tmp_path_factory) -> Path:
         cell = report_cells.make_cell(HOSTILE, "Catch-v0", seed)
         videos = [Video("final", "videos/final.mp4", final, 1000)]
         report_cells.store(folder, cell, final, videos=videos)
-    written, _, _ = write_report([folder])
+    written, _ = write_report([folder])
     return written
 
 

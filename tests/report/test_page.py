@@ -1,0 +1,246 @@
+"""What the page says, that hostile strings stay text, and its files."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from report_cells import ABOUT, make_cell, store, store_all
+
+from metarl.evaluation.results import Video
+from metarl.report import figures, write_report
+from metarl.report.markup import details, join, number, slug, table, tag
+
+SQUARE = Path(__file__).parents[1] / "data" / "square.mp4"
+SCRIPT = "<script>alert(1)</script>"
+QUOTES = '" onmouseover="alert(2)" x="'
+FORMULA = "=HYPERLINK(1)"
+
+
+class Elements(html.parser.HTMLParser):
+    """Collects elements with their attributes, and the text outside of them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def named(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.found if tag == name]
+
+
+def report(*folders: Path, **options) -> tuple[str, Elements]:
+    page, _ = write_report(list(folders), **options)
+    text = page.read_text()
+    return text, Elements(text)
+
+
+# --- Escaping ---------------------------------------------------------------------
+
+
+def test_text_is_escaped_wherever_it_is_put():
+    assert tag("p", "a<b & 'c'") == "<p>a&lt;b &amp; &#x27;c&#x27;</p>"
+    assert tag("p", title='"x"', hidden=True, id=None) == (
+        '<p title="&quot;x&quot;" hidden></p>'
+    )
+    assert tag("p", tag("b", "<")) == "<p><b>&lt;</b></p>"
+    assert join(["<", tag("br")], ", ") == "&lt;, <br>"
+    assert "<i>" not in details("<i>", "<i>") + table(["<i>"], [["<i>"]], numeric=[])
+
+
+def test_hostile_names_are_text_on_the_page_and_no_formula_in_csv(tmp_path):
+    for i, name in enumerate((SCRIPT, QUOTES, FORMULA)):
+        for seed in (1, 2):
+            cell = make_cell(name, "Pong-v5", seed)
+            store(tmp_path, cell, float(seed + i), about={**ABOUT, "commit": SCRIPT})
+    text, elements = report(tmp_path)
+    assert SCRIPT not in text
+    assert SCRIPT in "".join(elements.text)
+    (script,) = elements.named("script")
+    assert script == {}
+    handlers = [k for _, found in elements.found for k in found if k.startswith("on")]
+    assert handlers == []
+    files = sorted((tmp_path / figures.FOLDER).iterdir())
+    assert {path.suffix for path in files} == {".csv", ".png"}
+    # A name that is a path would leave the folder.
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", path.name) for path in files)
+    for path in files:
+        if path.suffix == ".csv":
+            cells = [c for row in csv.reader(path.open(newline="")) for c in row]
+            assert not any(cell.startswith(("=", "@", "+")) for cell in cells)
+            assert f"'{FORMULA}" in cells
+
+
+def test_a_name_of_mathematics_is_drawn_as_it_is(tmp_path):
+    store_all(tmp_path, {("$\\frac{x$", "Pong-v5"): [1.0, 2.0]})
+    report(tmp_path)
+
+
+def test_the_page_loads_nothing(tmp_path):
+    store_all(tmp_path, {("actor_critic", "Pong-v5"): [1.0, 2.0]})
+    _, elements = report(tmp_path)
+    for name, attributes in elements.found:
+        source = attributes.get("src") or attributes.get("href") or "#"
+        assert source.startswith(("data:", "#")), name
+    (policy,) = [
+        m["content"]
+        for m in elements.named("meta")
+        if m.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy.startswith("default-src 'none'; ")
+
+
+# --- Contents ---------------------------------------------------------------------
+
+
+def test_the_sections_in_their_order(tmp_path):
+    for game, seen in (("Pong-v5", ("Pong-v5",)), ("Boxing-v5", ("Pong-v5",))):
+        for seed in (1, 2):
+            cell = make_cell("mine", game, seed, sha256="a" * 64, games_seen=seen)
+            store(tmp_path, cell, 10.0 + seed)
+            store(tmp_path, make_cell("actor_critic", game, seed), 4.0 + seed)
+    text, elements = report(tmp_path)
+    assert [s["id"] for s in elements.named("section")] == [
+        "headline",
+        "games",
+        "scores",
+        "not-run",
+        "settings",
+        "origin",
+        "methods",
+    ]
+    assert text.index("Held-out games") < text.index("meta-trained on (seen)")
+    names = {p.stem for p in (tmp_path / figures.FOLDER).glob("*.png")}
+    kinds = ("iqm", "improvement", "efficiency", "profile")
+    assert names == {
+        *(
+            f"{kind}_{status}-human"
+            for kind in kinds
+            for status in ("held_out", "seen")
+        ),
+        "game_Boxing-v5",
+        "game_Pong-v5",
+    }
+    assert "Every rule was run on every game with every seed." in text
+    # 8 cells of 36 s.
+    assert "machine hours</dt><dd>0.080</dd>" in text
+    for value in ("0123456789ab", "0.10.2", "cpu"):
+        assert value in text
+
+
+def test_cautions_name_what_is_amiss(tmp_path):
+    store(tmp_path, make_cell("actor_critic", "Pong-v5", 1), 1.0, episodes=7)
+    other = make_cell("mine", "Pong-v5", 2)
+    store(tmp_path, other, None, about={**ABOUT, "commit": "fedcba"})
+    text, _ = report(tmp_path)
+    cautions = text[text.index("Before you read") : text.index("</aside>")]
+    for sentence in (
+        "2 of 2 pairs of rule and game have one seed",
+        "Cells come from 2 commits.",
+        "2 cells of the grid of rules, games and seeds were not run.",
+        "2 cells are scored on fewer than 100 episodes.",
+    ):
+        assert sentence in cautions
+    assert "no episode finished" in text
+
+
+def test_uninformative_games_are_listed(tmp_path):
+    store_all(
+        tmp_path,
+        {
+            ("actor_critic", "Pong-v5"): [1.0, 2.0],
+            ("actor_critic", "Boxing-v5"): [-1.0, 2.0],
+        },
+    )
+    text, _ = report(tmp_path)
+    assert "<b>Uninformative</b>: Boxing-v5 (no compared rule" in text
+    assert "Left out: Boxing-v5 (uninformative" in text
+
+
+def test_figures_of_an_earlier_report_go_and_other_files_stay(tmp_path):
+    old = tmp_path / figures.FOLDER
+    old.mkdir()
+    (old / "iqm_old.png").write_bytes(b"x")
+    (old / "notes.txt").write_text("mine")
+    store_all(tmp_path, {("actor_critic", "Pong-v5"): [1.0, 2.0]})
+    report(tmp_path)
+    assert not (old / "iqm_old.png").exists()
+    assert (old / "notes.txt").read_text() == "mine"
+
+
+def test_equal_results_give_equal_figures(tmp_path):
+    store_all(tmp_path / "a", {("actor_critic", "Pong-v5"): [1.0, 2.0]})
+    _, first = write_report([tmp_path / "a"])
+    _, second = write_report([tmp_path / "a"], tmp_path / "b")
+    assert [f.png for f in first.figures] == [f.png for f in second.figures]
+    assert [f.rows for f in first.figures] == [f.rows for f in second.figures]
+
+
+# --- Videos -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "problem"),
+    [
+        ("videos/a.mp4", None),
+        ("videos/gone.mp4", "the file is gone"),
+        ("../secret.mp4", "not a video in results"),
+        ("videos/link.mp4", "not a video in results"),
+        ("cells/actor_critic__Pong-v5__seed1.json", "not a video in results"),
+    ],
+)
+def test_videos_are_read_from_their_results_alone(tmp_path, file, problem):
+    folder = tmp_path / "results"
+    (folder / "videos").mkdir(parents=True)
+    shutil.copy(SQUARE, folder / "videos" / "a.mp4")
+    shutil.copy(SQUARE, tmp_path / "secret.mp4")
+    (folder / "videos" / "link.mp4").symlink_to(tmp_path / "secret.mp4")
+    videos = [Video("final", file, 3.0, 1000)]
+    store(folder, make_cell("actor_critic", "Pong-v5", 1), 1.0, videos=videos)
+    text, elements = report(folder)
+    shown = elements.named("video")
+    if problem is None:
+        assert shown[0]["src"].startswith("data:video/mp4;base64,")
+        assert "final: return 3 after 1,000 steps (seed 1)" in text
+    else:
+        assert shown == []
+        assert f"{file}: {problem}" in text
+
+
+# --- Small parts ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, "–"),
+        (0.0, "0"),
+        (1e-17, "0"),
+        (3.0, "3"),
+        (-1234567.0, "−1,234,567"),
+        (0.12345, "0.123"),
+        (0.0012345, "0.001"),
+        (12.345, "12.3"),
+        (1234.56, "1,235"),
+        (2.5e-7, "2.5e−07"),
+    ],
+)
+def test_numbers_for_people(value, expected):
+    assert number(value) == expected
+
+
+def test_names_of_files():
+    assert slug("../../etc/passwd") == "etc-passwd"
+    assert slug("<>") == "x"
+    assert slug("Pong-v5") == "Pong-v5"

@@ -1,0 +1,192 @@
+"""Reports of training runs: finished, going on, resumed, or hardly begun."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_run
+from report_cells import make_cell, store
+
+from metarl import config_loader, rule_files
+from metarl.errors import UserError
+from metarl.report import figures, inputs, run_figures, write_report
+from metarl.report.inputs import read_run
+from metarl.rule_files import Manifest
+
+
+def write_run(folder: Path, rows: list[dict], **config: object) -> Path:
+    """Write a run's configuration and metrics as `metarl train` does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    overrides = [f"{k}={v}" for k, v in {"meta_steps": 100, **config}.items()]
+    resolved = tiny_run.config(folder, *overrides)
+    (folder / "config.yaml").write_text(config_loader.dump(resolved))
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "metrics.jsonl").write_text(text)
+    return folder
+
+
+def row(step: int, **more: float | None) -> dict[str, float | None]:
+    return {
+        "global_step": 40 * step,
+        "meta_step": step,
+        "meta/loss": 1.0 / step,
+        "meta/grad_norm": 0.5,
+        "meta/rule_entropy_y": 1.6,
+        "agents/Catch-v0/episodic_return": -0.5,
+        "stats/env_time": 2.0,
+        "stats/meta_time": 6.0,
+        **more,
+    }
+
+
+def numbers(folder: Path, name: str) -> list[dict[str, str]]:
+    path = folder / figures.FOLDER / f"{name}.csv"
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_shows_what_happened_meta_step_by_meta_step(tmp_path):
+    write_run(tmp_path, [row(step) for step in range(1, 101)])
+    (tmp_path / "versions.json").write_text(json.dumps({"commit": "abc123"}))
+    page, contents = write_report([tmp_path])
+    assert page == tmp_path / "report.html"
+    assert [figure.name for figure in contents.figures] == [
+        "meta_loss",
+        "gradient_norms",
+        "rule_entropy",
+        "stage_times",
+        "agents_Catch-v0",
+    ]
+    losses = numbers(tmp_path, "meta_loss")
+    assert losses[3] == {"series": "meta-loss", "meta_step": "4.0", "loss": "0.25"}
+    assert numbers(tmp_path, "stage_times") == [
+        {"stage": "meta", "seconds": "600.0"},
+        {"stage": "env", "seconds": "200.0"},
+    ]
+    text = page.read_text()
+    assert "100 of 100" in text
+    assert "abc123" in text
+    assert "trajectory_lstm: 4" in text
+    (metrics,) = contents.tables
+    assert metrics.rows[1][:3] == ("global_step", 40, 4000)
+
+
+def test_one_row_is_enough(tmp_path):
+    write_run(tmp_path, [row(1)])
+    page, contents = write_report([tmp_path])
+    assert "1 of 100" in page.read_text()
+    assert "Not at its end" in page.read_text()
+    assert len(contents.figures) == 5
+
+
+def test_a_run_that_writes_its_next_row_is_read_up_to_it(tmp_path):
+    write_run(tmp_path, [row(1), row(2)])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"meta_step": 3, "meta/lo')
+    assert [r["meta_step"] for r in read_run(tmp_path).rows] == [1, 2]
+
+
+def test_what_a_resumed_run_wrote_anew_counts_once(tmp_path):
+    rows = [row(1), row(2), row(3), row(2, **{"meta/loss": 7.0}), row(3), row(4)]
+    run = read_run(write_run(tmp_path, rows))
+    x, y = run_figures.series(run, "meta/loss")
+    assert x.tolist() == [1, 2, 3, 4]
+    assert y.tolist() == [1.0, 7.0, 1 / 3, 0.25]
+
+
+def test_what_is_not_finite_or_no_number_leaves_a_gap(tmp_path):
+    rows = [
+        row(1),
+        row(2, **{"meta/loss": None}),
+        row(3, **{"meta/loss": float("nan")}),
+        row(4, **{"meta/loss": "x"}),
+        row(5),
+    ]
+    write_run(tmp_path, rows)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write("[]\nnull\n7\n")
+    x, _ = run_figures.series(read_run(tmp_path), "meta/loss")
+    assert x.tolist() == [1, 5]
+    write_report([tmp_path])
+
+
+def test_scores_on_validation_games_come_first(tmp_path):
+    scores = {"eval/iqm": 0.4, "eval/iqm_lo": 0.3, "eval/iqm_hi": 0.5}
+    scores["eval/Pong-v5/human_normalized_score"] = 0.2
+    write_run(tmp_path, [row(1), row(10), {"meta_step": 10, **scores}])
+    _, contents = write_report([tmp_path])
+    assert contents.figures[0].name == "validation"
+    assert [(r["series"], r["score"]) for r in numbers(tmp_path, "validation")] == [
+        ("Pong-v5", "0.2"),
+        ("IQM", "0.4"),
+    ]
+
+
+def test_keys_that_no_figure_knows_are_in_the_table(tmp_path):
+    write_run(tmp_path, [row(1), row(2, **{"peers/weight": 0.25})])
+    page, contents = write_report([tmp_path])
+    assert ("peers/weight", 0.25, 0.25, 0.25, 0.25, 1) in contents.tables[0].rows
+    assert "peers/weight" in page.read_text()
+
+
+def test_hostile_games_and_settings_stay_text(tmp_path):
+    key = "agents/<script>alert(1)</script>/episodic_return"
+    write_run(tmp_path, [row(1, **{key: 1.0})], exp_name="'<img src=x onerror=y>'")
+    page, _ = write_report([tmp_path])
+    assert "<script>alert" not in page.read_text()
+    assert "<img src=x" not in page.read_text()
+
+
+def test_a_run_beside_results_says_which_rule_it_made(tmp_path):
+    folder = write_run(tmp_path / "run", [row(1)])
+    given = tiny_run.config(tmp_path / "x").update_rule
+    loaded = rule_files.load_rule("actor_critic")
+    assert given.kind == "disco"
+    manifest = rule_files.save_rule(folder / "rule", {}, loaded.manifest)
+    cell = make_cell("run", "Pong-v5", 1, sha256=manifest.sha256)
+    store(tmp_path / "results", cell, 1.0)
+    page, contents = write_report([tmp_path / "results", folder])
+    assert page.parent == tmp_path / "results"
+    names = [section.name for section in contents.sections]
+    assert names.index("scores") < names.index("run-run") < names.index("not-run")
+    assert "Its newest rule is run of this evaluation." in page.read_text()
+
+
+def test_a_rule_brings_its_run_and_nothing_is_written_to_it(tmp_path):
+    folder = write_run(tmp_path / "run", [row(1)])
+    rule_files.save_rule(folder / "rule", {}, Manifest(config={"kind": "random"}))
+    before = sorted(os.listdir(folder / "rule"))
+    page, contents = write_report([folder / "rule"])
+    assert page.parent.resolve() == folder.resolve()
+    assert [s.name for s in contents.sections] == ["run-run", "rules"]
+    assert sorted(os.listdir(folder / "rule")) == before
+
+
+def test_two_runs_have_figures_of_their_own(tmp_path):
+    for name in ("one", "two"):
+        write_run(tmp_path / name, [row(1)])
+    page, contents = write_report([tmp_path / "one", tmp_path / "two"])
+    assert page.parent == tmp_path / "one"
+    names = [figure.name for figure in contents.figures]
+    assert len(set(names)) == len(names) == 10
+    assert "two_meta_loss" in names
+    assert [s.name for s in contents.sections] == ["run-one", "run-two"]
+
+
+def test_smoothing_keeps_straight_lines_straight():
+    line = np.arange(100.0)
+    np.testing.assert_allclose(run_figures.smooth(line), line)
+    noisy = line + np.resize([1.0, -1.0], 100)
+    assert np.abs(run_figures.smooth(noisy) - line)[5:-5].max() < 0.3
+
+
+@pytest.mark.parametrize("name", ["validation", "run"])
+def test_folders_that_are_near_are_named(tmp_path, name):
+    write_run(tmp_path / name, [row(1)])
+    with pytest.raises(UserError, match=f"did you mean '.*{name}'"):
+        inputs.read_inputs([tmp_path])

@@ -24,6 +24,7 @@ from metarl.agents.lesson import (
     step,
     teach,
 )
+from metarl.errors import UserError
 from metarl.rules.base import Metrics, RuleSpec, Targets
 from metarl.types import Experience, Outputs, Params, Rollout, pytree
 
@@ -181,9 +182,10 @@ def _minibatch_steps(
         )
     size, remainder = divmod(columns[0].shape[1], spec.minibatches)
     if remainder:
-        raise ValueError(
+        raise UserError(
             f"minibatches={spec.minibatches} must divide the batch's "
-            f"{columns[0].shape[1]} {spec.minibatch_of}"
+            f"{columns[0].shape[1]} {spec.minibatch_of}; change rollout_length or "
+            "environment.num_envs"
         )
 
     def one(states: AgentState, index: jax.Array) -> tuple[AgentState, Metrics]:

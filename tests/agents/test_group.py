@@ -14,6 +14,7 @@ import tiny
 from metarl.agents import group, lesson
 from metarl.agents.agent import Agent, AgentState
 from metarl.config import ActorCriticConfig, OptimizerConfig, PolicyGradientConfig
+from metarl.errors import UserError
 from metarl.rules.actor_critic import ActorCritic
 from metarl.rules.base import UpdateRule
 from metarl.rules.disco import Disco
@@ -349,5 +350,5 @@ def test_minibatches_must_divide_the_batch(
 ) -> None:
     agent = linear_agent(tiny.Scaled(minibatches=minibatches, minibatch_of=kind))
     states, rollouts = new_agents(agent, 7, 1), tiny.rollouts(70, 1)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         group.update(agent, META_PARAMS, states, rollouts, jax.random.key(0))

@@ -86,6 +86,76 @@ CARTPOLE = ("LEFT", "RIGHT")
 ACROBOT = ("TORQUE_MINUS", "NOOP", "TORQUE_PLUS")
 MOUNTAIN_CAR = ("LEFT", "NOOP", "RIGHT")
 FROZEN_LAKE = ("LEFT", "DOWN", "RIGHT", "UP")
+# openai/procgen, procgen/env.py: keys held together, then the six special keys.
+PROCGEN = (
+    "LEFT_DOWN",
+    "LEFT",
+    "LEFT_UP",
+    "DOWN",
+    "NOOP",
+    "UP",
+    "RIGHT_DOWN",
+    "RIGHT",
+    "RIGHT_UP",
+    "KEY_D",
+    "KEY_A",
+    "KEY_W",
+    "KEY_S",
+    "KEY_Q",
+    "KEY_E",
+)
+# Matthews et al., "Craftax" (2024): the actions of its classic form, and then those
+# that its full form adds.
+CRAFTAX_CLASSIC = (
+    "NOOP",
+    "LEFT",
+    "RIGHT",
+    "UP",
+    "DOWN",
+    "DO",
+    "SLEEP",
+    "PLACE_STONE",
+    "PLACE_TABLE",
+    "PLACE_FURNACE",
+    "PLACE_PLANT",
+    "MAKE_WOOD_PICKAXE",
+    "MAKE_STONE_PICKAXE",
+    "MAKE_IRON_PICKAXE",
+    "MAKE_WOOD_SWORD",
+    "MAKE_STONE_SWORD",
+    "MAKE_IRON_SWORD",
+)
+CRAFTAX = (
+    *CRAFTAX_CLASSIC,
+    *[
+        "REST",
+        "DESCEND",
+        "ASCEND",
+        "MAKE_DIAMOND_PICKAXE",
+        "MAKE_DIAMOND_SWORD",
+        "MAKE_IRON_ARMOUR",
+        "MAKE_DIAMOND_ARMOUR",
+        "SHOOT_ARROW",
+        "MAKE_ARROW",
+        "CAST_FIREBALL",
+        "CAST_ICEBALL",
+        "PLACE_TORCH",
+        "DRINK_POTION_RED",
+        "DRINK_POTION_GREEN",
+        "DRINK_POTION_BLUE",
+        "DRINK_POTION_PINK",
+        "DRINK_POTION_CYAN",
+        "DRINK_POTION_YELLOW",
+        "READ_BOOK",
+        "ENCHANT_SWORD",
+        "ENCHANT_ARMOUR",
+        "MAKE_TORCH",
+        "LEVEL_UP_DEXTERITY",
+        "LEVEL_UP_STRENGTH",
+        "LEVEL_UP_INTELLIGENCE",
+        "ENCHANT_BOW",
+    ],
+)
 MINIGRID = (
     "TURN_LEFT",
     "TURN_RIGHT",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from metarl.envs.open_games import interface_of
 from metarl.envs.tasks import (
     FROZEN_LAKE_SIZE,
     MINIGRID_CODES,
@@ -74,6 +75,15 @@ def family_of(task: Task) -> Family:
             lambda raw, out: np.copyto(out, one_hot[_array(raw)]),
             lambda raw, _, __: np.isin(_array(raw), ends),
         )
+    if task.game.family == "procgen":
+        return Family(
+            _channels_last, lambda _, __, info: info["prev_level_complete"] != 0
+        )
+    if task.game.family in ("craftax", "gymnasium", "envpool"):
+        # Gymnasium tells both ends apart. Of the others nobody knows what ended an
+        # episode in the very step in which its time was up: as if it went on.
+        encode = _encoding_of(task)
+        return Family(encode, lambda _, rewards, __: np.zeros(len(rewards), np.bool_))
     # MiniGrid: all ends by the world that give no reward (lava) look like a truncation
     # where they fall on the very last step; nothing that EnvPool returns tells.
     return Family(_minigrid_one_hot, lambda _, rewards, __: rewards != 0)
@@ -95,6 +105,23 @@ def _channels_last(raw: Raw, out: Array) -> None:
         out[..., channel] = frames[:, channel]
 
 
+def _encoding_of(task: Task) -> Callable[[Raw, Array], None]:
+    """Return how agents come to see an environment that describes itself."""
+    if task.game.family == "craftax":
+        return _copy
+    interface = interface_of(task.game.task_id)
+    if interface.encoding == "channels_first":
+        return _channels_last
+    if interface.encoding == "add_channel":
+        return lambda raw, out: np.copyto(out, _array(raw)[..., None])
+    if interface.encoding == "one_hot":
+        one_hot = np.eye(interface.shape[0], dtype=np.bool_)
+        first = interface.first_code
+        return lambda raw, out: np.copyto(out, one_hot[_array(raw) - first])
+    # To float32 from whatever it is; pixels stay as they are.
+    return lambda raw, out: np.copyto(out, _array(raw), casting="same_kind")
+
+
 def _has_fallen(state: Array) -> Bools:
     position, angle = np.abs(state[:, 0]), np.abs(state[:, 2])
     fallen: Bools = (position > _CART_LIMIT) | (angle > _POLE_LIMIT)
@@ -102,7 +129,8 @@ def _has_fallen(state: Array) -> Bools:
 
 
 def _has_arrived(state: Array) -> Bools:
-    arrived: Bools = (state[:, 0] >= _HILL_TOP) & (state[:, 1] >= 0)
+    position, speed = state.astype(np.float32)[:, :2].T
+    arrived: Bools = (position >= _HILL_TOP) & (speed >= 0)
     return arrived
 
 

@@ -138,15 +138,7 @@ class Pool:
         """Build the environments anew from the seed; return what they show first."""
         self.close()
         with quiet():
-            environments: _Environments = envpool.make(
-                self.task.game.task_id,
-                env_type="gymnasium",
-                num_envs=self.num_envs,
-                batch_size=self.num_envs,  # synchronous: outputs in the order of ids
-                num_threads=min(self.num_threads, self.num_envs),
-                seed=self.seed,
-                **self._options,
-            )
+            environments = self._build()
             raw, info = environments.reset()
         self._env = environments
         self._observations = self._encode(raw)
@@ -159,6 +151,25 @@ class Pool:
         self._lengths = np.zeros(self.num_envs, np.int64)
         self._finished: list[tuple[float, int]] = []
         return self._observations
+
+    def _build(self) -> _Environments:
+        task_id = self.task.game.task_id
+        if self.task.game.family == "gymnasium":
+            from metarl.envs.gymnasium_pool import GymnasiumEnvironments
+
+            return GymnasiumEnvironments(
+                task_id, num_envs=self.num_envs, seed=self.seed
+            )
+        environments: _Environments = envpool.make(
+            task_id,
+            env_type="gymnasium",
+            num_envs=self.num_envs,
+            batch_size=self.num_envs,  # synchronous: outputs in the order of ids
+            num_threads=min(self.num_threads, self.num_envs),
+            seed=self.seed,
+            **self._options,
+        )
+        return environments
 
     @property
     def observations(self) -> Observations:

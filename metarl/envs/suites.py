@@ -1,52 +1,45 @@
-"""Games and suites: which exist, how they are split, what scores are known.
+"""Suites: games that are trained on, or compared, together, and how they are split.
 
-A game is its EnvPool task id whatever its options: Catch on a 5 x 5 board is the game
-`Catch-v0`, like Catch on any other. Suites carry the options. Static tables; must not
-import envpool or jax.
+The games themselves are in `games.py`, and can be had from here too; suites carry the
+options. Static tables; must not import envpool or jax.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
-from importlib import resources
 from typing import Literal
 
-from metarl.envs import actions
+from metarl.envs.games import (
+    GAMES,
+    Family,
+    Game,
+    action_meanings,
+    get_game,
+    human_normalized_score,
+)
 from metarl.errors import UserError, nearest
 
-Family = Literal[
-    "atari",
-    "catch",
-    "cartpole",
-    "acrobot",
-    "mountain_car",
-    "frozen_lake",
-    "minigrid",
+__all__ = [
+    "GAMES",
+    "SUITES",
+    "Family",
+    "Game",
+    "GameRow",
+    "Split",
+    "Suite",
+    "action_meanings",
+    "game_rows",
+    "get_game",
+    "get_suite",
+    "human_normalized_score",
+    "list_suites",
+    "split_of",
 ]
+
 Split = Literal["discovery", "validation", "held_out"]
 Options = tuple[tuple[str, int], ...]
 """EnvPool options of a task beyond the configuration's, such as the board's size."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Game:
-    """One game, whatever the options it is played with.
-
-    Attributes:
-      task_id: EnvPool's name of it.
-      family: decides the observations, and which options apply.
-      random_score: mean return of a random policy, where published.
-      human_score: that of a human player.
-      best_score: the highest return there is, where that is known.
-    """
-
-    task_id: str
-    family: Family
-    random_score: float | None = None
-    human_score: float | None = None
-    best_score: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,61 +77,6 @@ class GameRow:
     num_actions: int
     action_meanings: tuple[str, ...]
 
-
-def _read_scores() -> dict[str, tuple[float, float]]:
-    """Return (random, human) by task id."""
-    path = resources.files("metarl.envs") / "data" / "atari57_scores.csv"
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
-    return {row["game"]: (float(row["random"]), float(row["human"])) for row in rows}
-
-
-# MiniGrid tasks whose mission never changes: it is a sentence, which agents don't see.
-_MINIGRID_GAMES = (
-    "MiniGrid-DoorKey-5x5-v0",
-    "MiniGrid-DoorKey-6x6-v0",
-    "MiniGrid-DoorKey-8x8-v0",
-    "MiniGrid-Dynamic-Obstacles-5x5-v0",
-    "MiniGrid-Dynamic-Obstacles-6x6-v0",
-    "MiniGrid-Dynamic-Obstacles-8x8-v0",
-    "MiniGrid-Empty-5x5-v0",
-    "MiniGrid-Empty-6x6-v0",
-    "MiniGrid-Empty-8x8-v0",
-    "MiniGrid-Empty-Random-5x5-v0",
-    "MiniGrid-Empty-Random-6x6-v0",
-    "MiniGrid-FourRooms-v0",
-    "MiniGrid-LavaCrossingS9N1-v0",
-    "MiniGrid-LavaGapS5-v0",
-    "MiniGrid-LavaGapS6-v0",
-    "MiniGrid-LavaGapS7-v0",
-    "MiniGrid-MultiRoom-N2-S4-v0",
-    "MiniGrid-SimpleCrossingS9N1-v0",
-    "MiniGrid-SimpleCrossingS9N2-v0",
-    "MiniGrid-SimpleCrossingS9N3-v0",
-    "MiniGrid-Unlock-v0",
-)
-
-
-def _all_games() -> dict[str, Game]:
-    scores = _read_scores()
-    games = [
-        Game(task_id, "atari", *scores.get(task_id, (None, None)))
-        for task_id in sorted(actions.ATARI_MINIMAL)
-    ]
-    games += [
-        Game("Catch-v0", "catch", best_score=1.0),
-        Game("CartPole-v1", "cartpole", best_score=500.0),
-        Game("Acrobot-v1", "acrobot"),
-        Game("MountainCar-v0", "mountain_car"),
-        Game("FrozenLake-v1", "frozen_lake", best_score=1.0),
-        Game("FrozenLake8x8-v1", "frozen_lake", best_score=1.0),
-    ]
-    games += [Game(name, "minigrid", best_score=1.0) for name in _MINIGRID_GAMES]
-    return {game.task_id: game for game in games}
-
-
-GAMES: dict[str, Game] = _all_games()
-"""Every game that can be named, by task id."""
 
 _ATARI57 = tuple(name for name, game in GAMES.items() if game.human_score is not None)
 _ATARI47 = tuple(
@@ -187,6 +125,15 @@ _DENSE8 = (
     "Pooyan-v5",
     "Turmoil-v5",
 )
+
+
+def _procgen(mode: str) -> tuple[str, ...]:
+    return tuple(
+        name
+        for name, game in GAMES.items()
+        if game.family == "procgen" and f"{mode}-" in name
+    )
+
 
 # 200 million frames with frame-skip 4 (Machado et al. 2018).
 _ATARI_ENV_STEPS = 50_000_000
@@ -250,6 +197,36 @@ _SUITES = (
         2_000_000,
         "seven MiniGrid tasks with one fixed mission each",
     ),
+    Suite(
+        "procgen",
+        "procgen",
+        _procgen("Hard"),
+        # Oh et al. (2025), Extended Data Table 2, which train and score on 500 levels.
+        50_000_000,
+        "the 16 ProcGen games, hard, on 500 levels each",
+        (("num_levels", 500),),
+    ),
+    Suite(
+        "procgen_easy",
+        "procgen",
+        _procgen("Easy"),
+        25_000_000,  # Cobbe et al. (2020)
+        "the 16 ProcGen games, easy, on all levels",
+    ),
+    Suite(
+        "craftax",
+        "craftax",
+        ("Craftax-Symbolic-v1",),
+        100_000_000,
+        "Craftax with symbolic observations",
+    ),
+    Suite(
+        "craftax_classic",
+        "craftax",
+        ("Craftax-Classic-Symbolic-v1",),
+        10_000_000,
+        "Craftax-Classic with symbolic observations",
+    ),
 )
 SUITES: dict[str, Suite] = {suite.name: suite for suite in _SUITES}
 """Every suite, by name."""
@@ -259,28 +236,6 @@ _SPLITS: dict[Split, str] = {
     "validation": "atari3_val",
     "held_out": "atari5",
 }
-
-
-def get_game(name: str, *, field: str = "game") -> Game:
-    """Return the game of a task id, with or without its version (`Pong-v5`, `Pong`).
-
-    Args:
-      name: what the user wrote.
-      field: where the user wrote it, for the message.
-
-    Raises:
-      UserError: no game has that name.
-    """
-    if name in GAMES:
-        return GAMES[name]
-    matches = [game for game in GAMES if game.rpartition("-v")[0] == name]
-    if len(matches) == 1:
-        return GAMES[matches[0]]
-    names = [*GAMES, *(game.rpartition("-v")[0] for game in GAMES)]
-    raise UserError(
-        f"{field}: unknown game '{name}'{nearest(name, names)} "
-        "(`metarl games` lists them all)"
-    )
 
 
 def get_suite(name: str, *, split: str | None = None, field: str = "suite") -> Suite:
@@ -326,32 +281,6 @@ def split_of(task_id: str) -> Split | None:
         if task_id in SUITES[suite].games:
             return split
     return None
-
-
-def human_normalized_score(game: str | Game, episode_return: float) -> float | None:
-    """Return (return - random) / (human - random); None where no scores are known."""
-    game = get_game(game) if isinstance(game, str) else game
-    if game.random_score is None or game.human_score is None:
-        return None
-    span = game.human_score - game.random_score
-    return (episode_return - game.random_score) / span
-
-
-def action_meanings(task_id: str, *, full: bool = False) -> tuple[str, ...]:
-    """Return what each action of a game means; `full` applies to Atari alone."""
-    family = GAMES[task_id].family
-    if family == "atari":
-        return actions.atari_meanings(task_id, full=full)
-    if family == "minigrid":
-        moves_only = task_id.startswith("MiniGrid-Dynamic-Obstacles")
-        return actions.MINIGRID_MOVES if moves_only else actions.MINIGRID
-    return {
-        "catch": actions.CATCH,
-        "cartpole": actions.CARTPOLE,
-        "acrobot": actions.ACROBOT,
-        "mountain_car": actions.MOUNTAIN_CAR,
-        "frozen_lake": actions.FROZEN_LAKE,
-    }[family]
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """From the configuration to tasks: which games, with which options, of which shapes.
 
 Between `suites.py` (what exists) and `pool.py` (what runs). Everything about shapes is
-known here without building an environment; must not import envpool or jax.
+known here without building an environment, but for games outside the tables, of which
+one is built and asked; must not import envpool or jax.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl.config import EnvironmentConfig
-from metarl.envs import actions, suites
+from metarl.envs import actions, availability, open_games, suites
 from metarl.errors import UserError
 
 FROZEN_LAKE_SIZE = {"FrozenLake-v1": 4, "FrozenLake8x8-v1": 8}
@@ -21,6 +22,10 @@ FROZEN_LAKE_SIZE = {"FrozenLake-v1": 4, "FrozenLake8x8-v1": 8}
 
 STATE_SIZE = {"cartpole": 4, "acrobot": 6, "mountain_car": 2}
 """Numbers that describe the state, in the families of classic control."""
+
+PROCGEN_SHAPE = (64, 64, 3)
+CRAFTAX_SIZE = {"Craftax-Symbolic-v1": 8268, "Craftax-Classic-Symbolic-v1": 1345}
+"""Numbers that describe what the agent sees and has."""
 
 MINIGRID_VIEW = 7
 """Cells on each side of what a MiniGrid agent sees."""
@@ -98,6 +103,13 @@ def pool_spec(task: Task, config: EnvironmentConfig) -> PoolSpec:
         dtype = np.dtype(np.float32)
     elif family in STATE_SIZE:
         shape, dtype = (STATE_SIZE[family],), np.dtype(np.float32)
+    elif family == "procgen":
+        shape, dtype = PROCGEN_SHAPE, np.dtype(np.uint8)
+    elif family == "craftax":
+        shape, dtype = (CRAFTAX_SIZE[name],), np.dtype(np.float32)
+    elif family in ("gymnasium", "envpool"):
+        interface = open_games.interface_of(name)
+        shape, dtype = interface.shape, np.dtype(interface.dtype)
     elif family == "frozen_lake":
         shape, dtype = (FROZEN_LAKE_SIZE[name] ** 2,), np.dtype(np.bool_)
     else:
@@ -188,8 +200,11 @@ def resolve_environment(
                 f"environment.games: '{name}' is given more than once "
                 "(population.num_agents sets how many agents share the games)"
             )
-    for task in tasks:
-        envpool_options(task, config)  # refuses what cannot be played
+    for task in tasks:  # refuses what cannot be played
+        envpool_options(task, config)
+        availability.require(task.game.task_id, task.game.family)
+        if task.game.family in ("gymnasium", "envpool"):
+            open_games.interface_of(task.game.task_id)
     if same_shapes:
         _require_same_shapes(tasks, config)
     return tuple(tasks)

@@ -12,17 +12,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydantic
 
 from metarl import config_loader
 from metarl.config import EnvironmentConfig, EvaluationConfig, RuleConfig
 from metarl.envs import suites
+from metarl.envs.suites import Family
 from metarl.envs.tasks import PoolSpec, Task, pool_spec, resolve_environment
 from metarl.errors import UserError
 from metarl.evaluation.defaults import rule_for, settings_for, user_tree
 from metarl.rule_files import LoadedRule, load_rule
 
 GROUP_SIZE = 1
+OPEN_ENV_STEPS = 500_000
+"""The budget where neither a suite nor a family says one: that of classic control."""
+MIN_PICTURE = 36
+"""Pixels a side that the torso of the Atari settings needs."""
 
 _RUN_TIME = (
     "seeds",
@@ -221,10 +227,11 @@ def plan(
                 rule,
                 task.game.family,
                 env_steps=default_env_steps(user.environment, task),
+                resembles=resembles(task, user.environment),
                 files=files,
                 overrides=overrides,
             )
-            played = rule_for(rule, task.game.family)
+            played = rule_for(rule, resembles(task, user.environment))
             cells += [Cell(played, task, seed, settings) for seed in user.seeds]
     return cells
 
@@ -251,4 +258,23 @@ def default_env_steps(environment: EnvironmentConfig, task: Task) -> int:
     if environment.suite is not None:
         return suites.get_suite(environment.suite).env_steps
     family = task.game.family
-    return next(s.env_steps for s in suites.list_suites() if s.family == family)
+    budgets = [s.env_steps for s in suites.list_suites() if s.family == family]
+    return budgets[0] if budgets else OPEN_ENV_STEPS
+
+
+def resembles(task: Task, environment: EnvironmentConfig) -> Family:
+    """Return the family whose settings suit a task: mostly its own.
+
+    Pictures that a network of strided convolutions can read are treated like Atari's,
+    and short vectors of numbers like classic control's.
+    """
+    family = task.game.family
+    if family not in ("procgen", "gymnasium", "envpool"):
+        return family
+    spec = pool_spec(task, environment)
+    shape = spec.observation_shape
+    if len(shape) == 3 and min(shape[:2]) >= MIN_PICTURE:
+        return "atari"
+    if len(shape) == 1 and spec.observation_dtype == np.float32:
+        return "cartpole"
+    return family

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from metarl.envs.suites import get_game, human_normalized_score
+from metarl.envs.suites import GAMES, human_normalized_score
 from metarl.errors import UserError
 from metarl.evaluation.cells import GROUP_SIZE, Cell, completed_identity
 from metarl.evaluation.shared_folder import locked
@@ -320,7 +320,7 @@ def _older(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns that files of earlier versions lack, from what they hold."""
     result, settings = tree["result"], tree["settings"]
     atari = settings["environment"]["atari"]
-    is_atari = get_game(result["game"]).family == "atari"
+    is_atari = result["game"] in GAMES and GAMES[result["game"]].family == "atari"
     about = tree["about"]
     return {
         "scored_episodes": min(result["episodes"], 100),

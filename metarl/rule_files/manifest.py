@@ -160,12 +160,12 @@ def status(manifest: Manifest | None, game: str) -> Status:
     """
     if manifest is None:
         return "unknown"
-    same = _identity(game)
-    if any(_identity(seen) == same for seen in manifest.games_seen):
+    same = game_identity(game)
+    if any(game_identity(seen) == same for seen in manifest.games_seen):
         return "seen"
     if not manifest.seen_is_complete:
         return "unknown"
-    if any(_identity(used) == same for used in manifest.games_validation):
+    if any(game_identity(used) == same for used in manifest.games_validation):
         return "validation"
     return "held_out"
 
@@ -177,10 +177,24 @@ _PROCGEN = re.compile(
 )
 
 
-def _identity(game: str) -> str:
-    """Return what makes ``game`` that game, whatever its options."""
-    match = _PROCGEN.fullmatch(game)
-    return match[1] if match else game
+_VERSION = re.compile(r"-v\d+$")
+# By which Gymnasium's variants of Atari games are told apart.
+_VARIANT = re.compile(r"(-ram)?(NoFrameskip|Deterministic)?$")
+
+
+def game_identity(game: str) -> str:
+    """Return what makes ``game`` that game, whatever its options, version and library.
+
+    `Pong-v5`, `gym:ALE/Pong-v5` and `gym:PongNoFrameskip-v4` are one game, as are
+    `CartPole-v1`, `phys2d/CartPole-v1` and `gym:CartPole-v0`.
+    """
+    if match := _PROCGEN.fullmatch(game):
+        return f"procgen {match[1]}"
+    name = _VERSION.sub("", game)
+    if game.startswith("gym:"):
+        # A module that registers it may stand before its name.
+        name = _VARIANT.sub("", name.rpartition(":")[2])
+    return name.rpartition("/")[2]
 
 
 def _union(games: Iterable[Iterable[str]]) -> tuple[str, ...]:

@@ -7,12 +7,12 @@ names, and nothing of agents or environments.
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import sys
 
 from metarl.errors import UserError, nearest
 from metarl.rules.base import UpdateRule
+from metarl.user_modules import see_working_directory
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -69,10 +69,7 @@ def source_of(name: str) -> bytes:
 
 
 def _import(module_name: str, name: str) -> object:
-    # As `python -m` has it, but last: a file of the user's hides no package.
-    working_directory = os.getcwd()
-    if working_directory not in sys.path and "" not in sys.path:
-        sys.path.append(working_directory)
+    working_directory = see_working_directory()
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -23,7 +23,8 @@ def atari_ids() -> set[str]:
 
 
 def test_every_game_is_one_of_envpools() -> None:
-    assert set(GAMES) <= set(envpool.list_all_envs())
+    everywhere = {name for name, game in GAMES.items() if game.family != "craftax"}
+    assert everywhere <= set(envpool.list_all_envs())
     assert {n for n, game in GAMES.items() if game.family == "atari"} == atari_ids()
 
 
@@ -108,6 +109,22 @@ def test_scores_are_normalized_between_random_and_human() -> None:
     assert math.isclose(score, (400.0 - 1.7) / (30.5 - 1.7))
     assert suites.human_normalized_score("Kaboom-v5", 100.0) is None
     assert suites.human_normalized_score("Catch-v0", 1.0) is None
+
+
+def test_procgen_has_16_games_in_two_modes() -> None:
+    hard, easy = SUITES["procgen"].games, SUITES["procgen_easy"].games
+    assert len(hard) == len(easy) == 16
+    assert [name.replace("Hard", "Easy") for name in hard] == list(easy)
+    assert dict(SUITES["procgen"].options) == {"num_levels": 500}
+    assert SUITES["procgen_easy"].options == ()
+    # Ranges of Cobbe et al. (2020), appendix C.
+    assert GAMES["CaveflyerHard-v0"].random_score == 2.0
+    assert GAMES["CaveflyerHard-v0"].best_score == 13.4
+    assert GAMES["FruitbotEasy-v0"].random_score == -1.5
+    assert GAMES["StarpilotEasy-v0"].best_score == 64.0
+    assert len(suites.action_meanings("MazeHard-v0")) == 15
+    assert len(suites.action_meanings("Craftax-Symbolic-v1")) == 43
+    assert len(suites.action_meanings("Craftax-Classic-Symbolic-v1")) == 17
 
 
 def test_rows_list_every_game_and_each_suites_games() -> None:

@@ -12,7 +12,7 @@ import pytest
 from metarl import cli, commands, config_loader
 from metarl.bench import command as bench
 from metarl.bench import plan
-from metarl.config import EvaluationConfig, TrainConfig
+from metarl.config import EvaluationConfig, ReportConfig, TrainConfig
 from metarl.envs.tasks import resolve_environment
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +46,7 @@ COMMANDS = typed_commands()
 
 def test_the_readme_shows_every_command() -> None:
     shown = {words_of(command)[0] for command in COMMANDS}
-    assert shown == {"train", "evaluate", "rules", "bench", "games", "config"}
+    assert shown == {"train", "evaluate", "report", "rules", "bench", "games", "config"}
     of_rules = {w[1] for w in map(words_of, COMMANDS) if w[0] == "rules"}
     assert of_rules == {"import", "list", "show", "export", "verify"}
 
@@ -76,6 +76,8 @@ def test_every_command_is_one_with_settings_that_exist(
         asked, files = bench.split(args.words)
         assert plan.sequence(asked, compare=True, agents=2)
         assert bench.load_config(files, args.overrides)
+    elif args.run is commands.report:
+        assert config_loader.load(ReportConfig, [], args.overrides)
     elif args.run in (commands.games, commands.config):
         assert cli.main(words) == cli.EXIT_DONE
     else:

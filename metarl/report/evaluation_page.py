@@ -20,6 +20,8 @@ from metarl.report.tables import DataTable, render, swatch
 from metarl.report.videos import find_clips, show_clips
 
 FEW_SEEDS = 5
+LONG_LIST = 10
+"""Games from which on their names are folded away."""
 
 
 @dataclasses.dataclass
@@ -110,11 +112,12 @@ def cautions(evaluation: Evaluation) -> list[str]:
     missing = sum(len(s) for s in compare.missing_seeds(evaluation).values())
     if missing:
         found.append(
-            f"{_cells(missing)} of the grid of rules, games and seeds were not run."
+            "Not run, of the grid of rules, games and seeds: "
+            f"{_count(missing, 'cell')}."
         )
     thin = len(evaluation_tables.thin_table(evaluation).rows)
     if thin:
-        found.append(f"{_cells(thin)} are scored on fewer than 100 episodes.")
+        found.append(f"Scored on fewer than 100 episodes: {_count(thin, 'cell')}.")
     if evaluation.baseline is None:
         found.append(
             "There is no baseline rule in these results (--baseline names one)."
@@ -220,7 +223,11 @@ def _which_games(evaluation: Evaluation, group: Group) -> Markup:
     lines = []
     if group.common:
         names = ", ".join(task.name for task in group.common)
-        lines.append(tag("p", f"Aggregated over {len(group.common)}: {names}."))
+        text = f"Aggregated over {_count(len(group.common), 'game')}"
+        is_long = len(group.common) > LONG_LIST
+        lines.append(
+            details(text, tag("p", names)) if is_long else tag("p", f"{text}: {names}.")
+        )
     for task in group.tasks:
         if task not in group.common:
             lines.append(
@@ -355,5 +362,5 @@ def _origin(page: _Page) -> Markup:
     )
 
 
-def _cells(count: int) -> str:
-    return f"{count} cell" + ("" if count == 1 else "s")
+def _count(count: int, word: str) -> str:
+    return f"{count} {word}" + ("" if count == 1 else "s")

@@ -148,8 +148,8 @@ def test_cautions_name_what_is_amiss(tmp_path):
     for sentence in (
         "2 of 2 pairs of rule and game have one seed",
         "Cells come from 2 commits.",
-        "2 cells of the grid of rules, games and seeds were not run.",
-        "2 cells are scored on fewer than 100 episodes.",
+        "Not run, of the grid of rules, games and seeds: 2 cells.",
+        "Scored on fewer than 100 episodes: 2 cells.",
     ):
         assert sentence in cautions
     assert "no episode finished" in text

@@ -30,7 +30,7 @@ from metarl.evaluation.recording import (
     record_episode,
 )
 from metarl.evaluation.results import make_result, read_cells, write_cell
-from metarl.evaluation.runner import never
+from metarl.evaluation.runner import BatchRun, CellRun, never
 from metarl.evaluation.videos import Camera, video_name
 from metarl.numerics import adam_init
 from metarl.rule_files import LoadedRule, new_manifest
@@ -251,6 +251,37 @@ def test_the_first_seed_of_a_game_gets_three_videos(folders):
         assert abs(video.episode_return) == 1
     # Nothing unfinished is left.
     assert len(list((folders["with"] / "videos").iterdir())) == 3
+
+
+def test_each_stage_shows_the_agent_of_its_time(tmp_path, monkeypatch):
+    cells = plan([_rule()], overrides=[*TINY, "videos=true", "seeds=[1, 2]"])
+    batch = BatchRun(cells)
+    camera = Camera(tmp_path, batch)
+    weights: dict[int, dict[int, object]] = {1: {}, 2: {}}
+
+    def on_row(run: CellRun, metrics: object) -> None:
+        del metrics
+        camera.keep(run)
+        agent = batch.agents_of(batch.runs.index(run))
+        weights[run.cell.seed][run.env_steps] = jax.tree.map(np.array, agent.params)
+
+    batch.run(on_row, lambda _: None)
+    filmed: list[tuple[int, object]] = []
+
+    def film(agent, state, key):
+        del agent, key
+        filmed.append((int(state.env_steps), state.params))
+        return lambda *_: 0
+
+    monkeypatch.setattr(videos, "agent_policy", film)
+    monkeypatch.setattr(videos.results, "add_videos", lambda *_: None)
+    camera.film({cell.name: _Shown() for cell in cells})
+    steps = sorted(weights[1])
+    assert [age for age, _ in filmed] == [steps[0], steps[-1]]
+    for age, params in filmed:
+        jax.tree.map(np.testing.assert_array_equal, params, weights[1][age])
+    first, last = (jax.tree.leaves(params)[0] for _, params in filmed)
+    assert (first != last).any()
 
 
 class _Film:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+
+import jax
 
 from metarl import config_loader
 from metarl.config import TrainConfig
@@ -31,3 +35,17 @@ def config(folder: Path, *overrides: str) -> TrainConfig:
 def resumed(folder: Path, *overrides: str) -> TrainConfig:
     """Return the stored configuration of a run, with overrides."""
     return config_loader.load(TrainConfig, [folder / "config.yaml"], overrides)
+
+
+@contextlib.contextmanager
+def no_unasked_transfers() -> Iterator[None]:
+    """Make implicit transfers between host and device errors, in every thread.
+
+    `jax.transfer_guard` reaches no other thread than its own.
+    """
+    before = jax.config.jax_transfer_guard
+    jax.config.update("jax_transfer_guard", "disallow")
+    try:
+        yield
+    finally:
+        jax.config.update("jax_transfer_guard", before)

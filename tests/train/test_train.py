@@ -8,10 +8,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
@@ -23,6 +25,7 @@ from metarl.config import TrainConfig
 from metarl.errors import UserError
 from metarl.meta.inner_loop import Window
 from metarl.meta_training import MetaTraining
+from metarl.rollout.actor import Actor
 from metarl.run_folder import RunFolder
 from metarl.types import Rollout, Transitions
 
@@ -352,10 +355,37 @@ def test_nothing_moves_to_or_from_the_host_unasked(
         begun.begin()
         with begun._tracker() as tracker:
             begun._step_and_log(tracker)
-            with jax.transfer_guard("disallow"):
+            with tiny_run.no_unasked_transfers():
                 begun._step_and_log(tracker)
                 begun._step_and_log(tracker)
     assert begun.training.lives.sum() > 0
+
+
+@pytest.mark.parametrize("overlap", ["never", "always"])
+def test_a_transfer_that_acting_does_unasked_is_noticed(
+    overlap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the test before relies on, where acting has a thread of its own above all.
+    config = tiny_run.config(tmp_path, "meta_steps=3", f"population.overlap={overlap}")
+    collect_on_host, threads = Actor.collect_on_host, []
+
+    def careless(self: Actor, *given: object) -> Rollout:
+        threads.append(threading.current_thread())
+        rollout = collect_on_host(self, *given)
+        jnp.asarray(rollout.returns + 1)
+        return rollout
+
+    with MetaTraining(config) as training:
+        training.start()
+        training.meta_step()
+        monkeypatch.setattr(Actor, "collect_on_host", careless)
+        with (
+            tiny_run.no_unasked_transfers(),
+            pytest.raises(Exception, match="Disallowed host-to-device transfer"),
+        ):
+            training.meta_step()
+    is_main = threads[0] is threading.main_thread()
+    assert is_main == (overlap == "never")
 
 
 @pytest.mark.parametrize("acting", ["current", "lagged", "initial"])

@@ -27,12 +27,13 @@ from metarl.rule_files import folder as rule_folder
 from metarl.run_folder import RunFolder
 from metarl.tracking import without_wandb
 from metarl.validation_plan import (
-    are_scored,
+    common_scale,
     drop_other_cells,
     games_of,
     overrides_of,
     plan_cells,
     rule_of,
+    score_of,
 )
 
 SCORE = "score.json"
@@ -70,6 +71,7 @@ class Validation:
             mode="json", exclude=set(_OF_TRAINING)
         )
         self._scores: list[Score] = []
+        self._games_before: tuple[str, ...] = ()
 
     # --- What there is ------------------------------------------------------------
 
@@ -80,6 +82,9 @@ class Validation:
           meta_steps: that the run has done. Cells of later ones stay: they are done
             already when the rule comes out the same.
         """
+        if rule_folder.holds_rule(self._folder.rule):
+            manifest = load_rule(self._folder.rule).manifest
+            self._games_before = manifest.games_validation
         self._scores = []
         for path in sorted(self._folder.validations.glob(f"*/{SCORE}")):
             score = _read(path)
@@ -102,8 +107,12 @@ class Validation:
 
     @property
     def games_used(self) -> tuple[str, ...]:
-        """Task ids of all games that have scored a rule of this run."""
-        return tuple(sorted({game for score in self._scores for game in score.games}))
+        """Task ids of all games that have ever scored a rule of this run.
+
+        Those too whose scores were replaced, as with other settings.
+        """
+        games = {game for score in self._scores for game in score.games}
+        return tuple(sorted(games.union(self._games_before)))
 
     def is_due(self, meta_steps: int) -> bool:
         """Return whether the rule after so many meta-steps waits to be validated."""
@@ -202,11 +211,10 @@ class Validation:
         games = games_of(self._config)
         names = ", ".join(game.task_id for game in games[:6])
         more = f" and {len(games) - 6} more" if games[6:] else ""
-        by = "human-normalized scores" if are_scored(games) else "raw returns"
         return [
             f"validation: every {every} meta-steps and after the last, {len(cells)} "
-            f"fresh agents on {names}{more}, {steps:,} env steps in all, by {by}; "
-            f"{to_come} to come, {to_come * steps:,} env steps"
+            f"fresh agents on {names}{more}, {steps:,} env steps in all, by "
+            f"{common_scale(games)}; {to_come} to come, {to_come * steps:,} env steps"
         ]
 
     def summary(self, score: Score) -> str:
@@ -237,25 +245,27 @@ def score_rows(rows: Sequence[Result]) -> tuple[dict[str, float], float | None]:
       rows: one per game and seed.
 
     Returns:
-      `eval/...`; the interquartile mean of human-normalised scores, or of raw returns
-      where none are published; None where a cell has none.
+      `eval/...`; the interquartile mean over games and seeds, on the scale that the
+      games have in common; None where a cell has no score.
     """
     games = [suites.get_game(name) for name in dict.fromkeys(row.game for row in rows)]
-    scored = are_scored(games)
-    name = "human_normalized_score" if scored else "episodic_return"
+    scale = common_scale(games)
+    name = (
+        "human_normalized_score"
+        if scale == "human-normalized scores"
+        else "episodic_return"
+    )
     metrics: dict[str, float] = {}
     of_games = []
     for game in games:
-        values = [
-            row.human_normalized_score if scored else row.mean_return
-            for row in rows
-            if row.game == game.task_id
-        ]
-        known = [value for value in values if value is not None]
+        returns = [row.mean_return for row in rows if row.game == game.task_id]
+        known = [value for value in returns if value is not None]
+        scores = [score_of(game, value, scale) for value in known]
         if known:
-            metrics[f"eval/{game.task_id}/{name}"] = float(np.mean(known))
-        if len(known) == len(values):
-            of_games.append(known)
+            shown = known if name == "episodic_return" else scores
+            metrics[f"eval/{game.task_id}/{name}"] = float(np.mean(shown))
+        if len(known) == len(returns):
+            of_games.append(scores)
     if len(of_games) < len(games):
         return metrics, None
     estimate = statistics.interval(statistics.iqm, statistics.Runs.of(of_games))

@@ -9,19 +9,34 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from metarl import config_loader
-from metarl.config import TrainConfig
+from metarl.config import EnvironmentConfig, TrainConfig
 from metarl.console import say
-from metarl.envs import suites
-from metarl.envs.suites import human_normalized_score
+from metarl.envs.suites import Game
+from metarl.envs.tasks import resolve_environment
 from metarl.errors import UserError
 from metarl.evaluation import results
 from metarl.evaluation.cells import Cell, plan, require_an_update
 from metarl.rule_files import LoadedRule, Manifest
 from metarl.rules import make_rule
 
-_OWN = ("seeds", "env_steps", "results_dir", "exp_name", "tracking", "runtime")
+Scale = Literal[
+    "human-normalized scores",
+    "returns between a random policy's and the highest",
+    "raw returns",
+]
+
+_OWN = (
+    "seeds",
+    "env_steps",
+    "results_dir",
+    "exp_name",
+    "tuning",  # is itself done on validation games
+    "tracking",
+    "runtime",
+)
 
 
 def check_validation(config: TrainConfig, manifest: Manifest) -> None:
@@ -47,13 +62,7 @@ def check_validation(config: TrainConfig, manifest: Manifest) -> None:
                     "own or its parents', so a score there validates nothing (choose "
                     "other games, or say validation.allow_seen=true)"
                 )
-    published = {are_scored([game]) for game in games}
-    if len(published) > 1:
-        (odd, *_) = (game.task_id for game in games if not are_scored([game]))
-        raise UserError(
-            f"validation: no human score of {odd} is published, but others' are, and "
-            "their scores have no common scale (choose games of one kind)"
-        )
+    common_scale(games)
     for cell in plan_cells(config, rule_of(manifest), Path("validation")):
         try:
             require_an_update(cell)
@@ -74,7 +83,7 @@ def plan_cells(config: TrainConfig, rule: LoadedRule, place: Path) -> list[Cell]
         raise UserError(f"validation: {error}") from None
 
 
-def games_of(config: TrainConfig) -> list[suites.Game]:
+def games_of(config: TrainConfig) -> list[Game]:
     """Return the games to validate on.
 
     Raises:
@@ -87,15 +96,53 @@ def games_of(config: TrainConfig) -> list[suites.Game]:
             f"validation: one of suite and games is needed, {given} "
             "(such as validation.suite=atari3_val)"
         )
-    if chosen.suite:
-        suite = suites.get_suite(chosen.suite, field="validation.suite")
-        return [suites.GAMES[name] for name in suite.games]
-    return [suites.get_game(name, field="validation.games") for name in chosen.games]
+    environment = EnvironmentConfig(suite=chosen.suite, games=chosen.games)
+    try:
+        tasks = resolve_environment(environment, same_shapes=False)
+    except UserError as error:
+        line = str(error).replace("environment", "validation", 1)
+        raise UserError(line) from None
+    return [task.game for task in tasks]
 
 
-def are_scored(games: Sequence[suites.Game]) -> bool:
-    """Return whether human scores of all ``games`` are published."""
-    return all(human_normalized_score(game, 0.0) is not None for game in games)
+def common_scale(games: Sequence[Game]) -> Scale:
+    """Return by what the scores of several games can be put together.
+
+    Raises:
+      UserError: by nothing that is known.
+    """
+    if all(_span(game, game.human_score) is not None for game in games):
+        return "human-normalized scores"
+    if all(_span(game, game.best_score) is not None for game in games):
+        return "returns between a random policy's and the highest"
+    best = {game.best_score for game in games}
+    if len(games) == 1 or (len(best) == 1 and None not in best):
+        return "raw returns"
+    first, *others = games
+    other = next((g for g in others if g.best_score != first.best_score), others[0])
+    raise UserError(
+        f"validation: no common scale is known for the returns of {first.task_id} and "
+        f"{other.task_id} (choose games with published scores, with one and the same "
+        "highest return, or a single game)"
+    )
+
+
+def score_of(game: Game, mean_return: float, scale: Scale) -> float:
+    """Return the score of a return on a scale that `common_scale` named."""
+    if scale == "raw returns":
+        return mean_return
+    is_human = scale == "human-normalized scores"
+    span = _span(game, game.human_score if is_human else game.best_score)
+    assert span is not None
+    assert game.random_score is not None
+    return (mean_return - game.random_score) / span
+
+
+def _span(game: Game, reference: float | None) -> float | None:
+    """Return how far a reference is above a random policy."""
+    if game.random_score is None or reference is None:
+        return None
+    return reference - game.random_score
 
 
 def rule_of(manifest: Manifest) -> LoadedRule:
@@ -129,6 +176,7 @@ def overrides_of(config: TrainConfig, place: Path) -> list[str]:
         *steps,
         f"results_dir={json.dumps(str(place))}",
         "exp_name=validation",
+        "videos=false",
         *chosen.overrides,
     ]
 

@@ -300,6 +300,7 @@ def test_games_that_scored_the_rule_once_stay_in_its_manifest(
 ) -> None:
     folder = tmp_path / "whole"
     shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "validation")
     assert resume(folder, "meta_steps=6", "validation.every=0") == 0
     assert metarl.load_rule(folder).manifest.meta_steps == 6
     assert metarl.load_rule(folder).manifest.games_validation == ("Catch-v0",)
@@ -328,7 +329,7 @@ def test_a_validation_has_no_wandb_runs_of_its_own(
         (["validation.games=[Pongg]"], "validation.games: unknown game 'Pongg'"),
         (
             ["validation.games=[Pong, AirRaid]"],
-            "no human score of AirRaid-v5 is published",
+            "no common scale is known for the returns of Pong-v5 and AirRaid-v5",
         ),
         (["validation.seeds=[1, 1]"], r"validation: seeds: \[1, 1\]"),
         (
@@ -353,16 +354,17 @@ def test_what_cannot_validate_leaves_no_run(
     assert not folder.exists()
 
 
-def result(game: str, seed: int, mean: float | None, score: float | None) -> Result:
-    return Result("r", game, "validation", seed, 1, 60, 9, mean, score)
+def result(game: str, seed: int, mean: float | None) -> Result:
+    return Result("r", game, "validation", seed, 1, 60, 9, mean, None)
 
 
 def test_score_rows_by_hand() -> None:
+    # Random and human players: -20.7 and 14.6 at Pong, 163.9 and 13,455.0 at Qbert.
     published = [
-        result("Pong-v5", 1, -20.0, 0.1),
-        result("Pong-v5", 2, -10.0, 0.5),
-        result("Qbert-v5", 1, 300.0, 0.2),
-        result("Qbert-v5", 2, 900.0, 0.7),
+        result("Pong-v5", 1, -20.7 + 0.1 * 35.3),
+        result("Pong-v5", 2, -20.7 + 0.5 * 35.3),
+        result("Qbert-v5", 1, 163.9 + 0.2 * 13291.1),
+        result("Qbert-v5", 2, 163.9 + 0.7 * 13291.1),
     ]
     metrics, iqm = validation.score_rows(published)
     assert metrics["eval/Pong-v5/human_normalized_score"] == pytest.approx(0.3)
@@ -370,15 +372,27 @@ def test_score_rows_by_hand() -> None:
     # The lowest and the highest of the four are left out.
     assert iqm == metrics["eval/iqm"] == pytest.approx((0.2 + 0.5) / 2)
     assert metrics["eval/iqm_lo"] < iqm < metrics["eval/iqm_hi"]
-    unfinished = [*published[:3], result("Qbert-v5", 2, None, None)]
-    metrics, iqm = validation.score_rows(unfinished)
+    metrics, iqm = validation.score_rows([*published[:3], result("Qbert-v5", 2, None)])
     assert iqm is None
     assert metrics == {
         "eval/Pong-v5/human_normalized_score": pytest.approx(0.3),
         "eval/Qbert-v5/human_normalized_score": pytest.approx(0.2),
     }
-    raw = [result("Catch-v0", 1, -0.5, None)]
-    assert validation.score_rows(raw) == (
+
+
+def test_scores_without_human_ones_by_hand() -> None:
+    assert validation.score_rows([result("Catch-v0", 1, -0.5)]) == (
         {"eval/Catch-v0/episodic_return": -0.5, "eval/iqm": -0.5},
         -0.5,
     )
+    # From the least to the highest: 3.5 to 10 at Heist, 5 to 10 at Coinrun.
+    metrics, iqm = validation.score_rows(
+        [result("HeistEasy-v0", 1, 5.7), result("CoinrunEasy-v0", 1, 9.5)]
+    )
+    assert metrics["eval/CoinrunEasy-v0/episodic_return"] == 9.5
+    assert iqm == pytest.approx(((5.7 - 3.5) / 6.5 + (9.5 - 5) / 5) / 2)
+    # The highest there is, 1 for both, is all that is known.
+    metrics, iqm = validation.score_rows(
+        [result("Catch-v0", 1, -0.5), result("FrozenLake-v1", 1, 0.25)]
+    )
+    assert iqm == pytest.approx(-0.125)

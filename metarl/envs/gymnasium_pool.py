@@ -1,4 +1,4 @@
-"""Gymnasium's environments behind the interface of EnvPool's, as `pool.py` uses it.
+"""Gymnasium's environments behind EnvPool's interface, for `pool.py` and `render.py`.
 
 One after another in this process. Like EnvPool's, the call after an episode's end
 discards its action and returns the next episode's first observation.
@@ -59,4 +59,55 @@ class GymnasiumEnvironments:
 
     def close(self) -> None:
         """Free the environments."""
+        self._env.close()
+
+
+class GymnasiumPicture:
+    """One environment that also draws itself; a batch of one."""
+
+    def __init__(self, name: str, *, seed: int) -> None:
+        """Make it.
+
+        Args:
+          name: with `gym:` before it.
+          seed: of it.
+        """
+        self._first_action = interface_of(name).first_action
+        self._seed = seed
+        self._env = make_gymnasium(name, render_mode="rgb_array")
+
+    @property
+    def steps_per_second(self) -> float:
+        """How fast it wants to be seen."""
+        return float(self._env.metadata.get("render_fps", 15))
+
+    def reset(self) -> tuple[Array, Mapping[str, Any]]:
+        """Return the first observation ``[1, ...]``, and what else is told."""
+        with quiet():
+            observation, info = self._env.reset(seed=self._seed)
+        return np.asarray(observation)[None], info
+
+    def step(
+        self, action: npt.NDArray[np.int32]
+    ) -> tuple[Array, Array, Array, Array, Mapping[str, Any]]:
+        """Take the action ``[1]``."""
+        with quiet():
+            observation, reward, terminated, truncated, info = self._env.step(
+                action[0] + self._first_action
+            )
+        return (
+            np.asarray(observation)[None],
+            np.array([reward], np.float32),
+            np.array([terminated]),
+            np.array([truncated]),
+            info,
+        )
+
+    def render(self) -> Array:
+        """Return the picture ``[1, H, W, 3]``."""
+        with quiet():
+            return np.asarray(self._env.render())[None]
+
+    def close(self) -> None:
+        """Free the environment."""
         self._env.close()

@@ -119,11 +119,14 @@ def describe(
     return Interface(shape, dtype, encoding, num_actions, first_action=first_action)
 
 
-def make_gymnasium(name: str) -> gymnasium.Env[Any, Any]:
+def make_gymnasium(
+    name: str, *, render_mode: str | None = None
+) -> gymnasium.Env[Any, Any]:
     """Return one of Gymnasium's environments.
 
     Args:
       name: with `gym:` before it.
+      render_mode: Gymnasium's.
 
     Raises:
       UserError: Gymnasium is not installed, has no such environment, or cannot make it.
@@ -136,7 +139,9 @@ def make_gymnasium(name: str) -> gymnasium.Env[Any, Any]:
     task_id = name.removeprefix(GYMNASIUM)
     try:
         with quiet():
-            return gymnasium.make(task_id)
+            if render_mode is None:  # of which not all environments know
+                return gymnasium.make(task_id)
+            return gymnasium.make(task_id, render_mode=render_mode)
     except gymnasium.error.UnregisteredEnv as error:
         known = list(gymnasium.registry)
         raise UserError(

@@ -108,17 +108,14 @@ class Screen:
         self._hold = 1 if self._is_paired else _HOLD.get(family, _HOLD_OTHERS)
         self._action_map = tasks.action_map(task, config)
         self._name = task.game.task_id
-        with quiet():
-            environment: _Rendered = envpool.make(
-                self._name,
-                env_type="gymnasium",
-                num_envs=1,
-                batch_size=1,
-                num_threads=1,
-                seed=seed,
-                **keywords,
-            )
-        self._env = environment
+        if family == "gymnasium":
+            from metarl.envs.gymnasium_pool import GymnasiumPicture
+
+            picture = GymnasiumPicture(self._name, seed=seed)
+            self._hold = max(1, round(FPS / picture.steps_per_second))
+            self._env: _Rendered = picture
+        else:
+            self._env = _make_envpool(self._name, seed, keywords)
         self._pending: Frame | None = None
 
     def reset(self) -> list[Frame]:
@@ -165,11 +162,28 @@ class Screen:
             return self._draw(raw)
         try:
             pictures = self._env.render()
-        except RuntimeError as error:  # what EnvPool says of those without a picture
+        except Exception as error:  # each library has its own, if it lacks one to draw
             raise UserError(f"videos: {self._name} shows nothing ({error})") from None
-        assert pictures is not None
+        if pictures is None or pictures.ndim != 4 or pictures.dtype != np.uint8:
+            raise UserError(f"videos: {self._name} shows nothing that is a picture")
         picture: Frame = pictures[0]
         return picture
+
+
+def _make_envpool(
+    name: str, seed: int, options: Mapping[str, int | float | str]
+) -> _Rendered:
+    with quiet():
+        environment: _Rendered = envpool.make(
+            name,
+            env_type="gymnasium",
+            num_envs=1,
+            batch_size=1,
+            num_threads=1,
+            seed=seed,
+            **options,
+        )
+    return environment
 
 
 def enlarge(frame: Frame) -> Frame:

@@ -1,7 +1,9 @@
 """What a person sees goes the way of the agent's pool, and looks like the game."""
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from metarl.config import EnvironmentConfig
 from metarl.envs import suites, tasks
@@ -34,6 +36,9 @@ def _config(**atari: object) -> EnvironmentConfig:
         ("MountainCar-v0", {}, 400),
         ("FrozenLake-v1", {}, 200),
         ("MiniGrid-DoorKey-5x5-v0", {}, 400),
+        ("CoinrunEasy-v0", {}, 1100),
+        # EnvPool's, outside our tables.
+        ("LunarLander-v3", {}, 1100),
     ],
 )
 def test_screen_goes_the_way_of_the_pool(
@@ -167,6 +172,63 @@ def test_small_frames_are_enlarged_by_whole_factors(
     for i in range(factor):
         for j in range(factor):
             np.testing.assert_array_equal(large[i::factor, j::factor], frame)
+
+
+class Drawn(gymnasium.Env):
+    """Shows its step as a shade of red; the highest of its actions ends it."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012
+    observation_space = spaces.Box(0, 1, (1,), np.float32)
+    action_space = spaces.Discrete(2, start=3)
+
+    def __init__(self, render_mode: str | None = None, *, nothing: bool = False):
+        self.render_mode, self.nothing = render_mode, nothing
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.np_random.random(1, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        seen = self.np_random.random(1, np.float32)
+        return seen, 0.1 * float(seen[0]), action == 4, False, {}
+
+    def render(self):
+        if self.nothing:
+            return None
+        return np.full((120, 130, 3), (10 * self.steps, 0, 0), np.uint8)
+
+
+gymnasium.register("Drawn-v0", Drawn)
+gymnasium.register("NotDrawn-v0", Drawn, kwargs={"nothing": True})
+
+
+def test_gymnasium_draws_its_own_at_its_own_speed() -> None:
+    task, config = _task("gym:Drawn-v0"), EnvironmentConfig()
+    pool = Pool(task, config, num_envs=1, seed=5)
+    screen = Screen(task, config, seed=5)
+    pool.reset()
+    frames = screen.reset()
+    assert len(frames) == 8  # 30 / 4 = 7.5
+    for i, action in enumerate([0, 0, 1]):
+        step, shown = pool.step(np.array([action])), screen.step(action)
+        assert shown.reward == step.raw_rewards[0] != 0
+        assert shown.is_over == step.is_terminal[0] == (i == 2)
+        assert len(shown.frames) == 8
+        assert shown.frames[0].shape == (240, 260, 3)
+        assert (shown.frames[0][..., 0] == 10 * (i + 1)).all()
+    pool.close()
+    screen.close()
+
+
+def test_gymnasium_without_a_picture_is_refused_in_one_line() -> None:
+    screen = Screen(_task("gym:NotDrawn-v0"), EnvironmentConfig(), seed=0)
+    with pytest.raises(
+        UserError, match=r"^videos: gym:NotDrawn-v0 shows nothing that is a picture$"
+    ):
+        screen.reset()
+    screen.close()
 
 
 def test_a_task_without_a_picture_is_refused_in_one_line(

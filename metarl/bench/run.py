@@ -8,14 +8,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 from metarl.bench.measure import Record
 from metarl.config import BenchConfig
 from metarl.errors import UserError
-
-STDERR = 2
 
 
 class CaseFailed(Exception):
@@ -30,28 +26,27 @@ def measure_apart(name: str, config: BenchConfig) -> Record:
       CaseFailed: it failed, as one that takes too much memory does.
     """
     job = {"case": name, "config": config.model_dump(mode="json")}
-    with tempfile.TemporaryDirectory(prefix="metarl-bench-") as folder:
-        result = Path(folder) / "result.json"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "metarl.bench.worker", str(result)],
-            stdin=subprocess.PIPE,
-            stdout=STDERR,
-            text=True,
-            # Ctrl-C reaches this process alone, which then ends the other.
-            start_new_session=True,
-        )
+    with subprocess.Popen(
+        [sys.executable, "-m", "metarl.bench.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Ctrl-C reaches this process alone, which then ends the other.
+        start_new_session=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
-            assert process.stdin is not None
             process.stdin.write(json.dumps(job) + "\n")
             process.stdin.flush()
             # Not closed before it ends: see `worker.py`.
+            answer = process.stdout.read()
             code = process.wait()
         finally:
             process.kill()
-            process.communicate()
-        if code != 0 or not result.is_file():
-            raise CaseFailed(f"{name}: {_reason(code)}")
-        outcome = json.loads(result.read_text())
+    if code != 0 or not answer:
+        raise CaseFailed(f"{name}: {_reason(code)}")
+    outcome = json.loads(answer)
     if "mistake" in outcome:
         raise UserError(outcome["mistake"])
     record: Record = outcome["record"]

@@ -1,8 +1,9 @@
-"""The process of one case: `python -m metarl.bench.worker RESULT`, started by `run.py`.
+"""The process of one case: `python -m metarl.bench.worker`, started by `run.py`.
 
-Reads the job as one line of JSON, and writes the case's record, or the user's mistake,
-into the file RESULT. The parent holds the other end of the standard input: when it is
-gone, so is this process.
+Reads the job as one line of JSON, and answers with the case's record, or the user's
+mistake, as another; all else that is printed goes to the standard error. The parent
+holds the other end of the standard input: when it is gone, so is this process, and
+neither leaves a file.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import os
 import sys
 import threading
 import traceback
-from pathlib import Path
 from typing import Any
 
 from metarl import config_loader
@@ -24,9 +24,13 @@ from metarl.config import BenchConfig
 from metarl.console import say
 from metarl.errors import UserError
 
+STDOUT, STDERR = 1, 2
 
-def main(result: Path) -> int:
+
+def main() -> int:
     """Measure the case that the standard input names; return the exit code."""
+    answer = os.dup(STDOUT)
+    os.dup2(STDERR, STDOUT)
     job: dict[str, Any] = json.loads(sys.stdin.readline())
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     try:
@@ -37,7 +41,8 @@ def main(result: Path) -> int:
     except Exception:
         traceback.print_exc()
         return 1
-    result.write_text(json.dumps(outcome))
+    with open(answer, "w") as file:
+        file.write(json.dumps(outcome))
     return 0
 
 
@@ -64,4 +69,4 @@ def _leave_with_the_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())

@@ -109,7 +109,13 @@ def test_bad_input_is_one_line_and_exit_code_2(words: list[str], line: str) -> N
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_ends_the_process_of_the_case_too() -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, "metarl: interrupted\n"), (signal.SIGTERM, -15, "")],
+)
+def test_a_signal_ends_the_process_of_the_case_too_and_leaves_nothing(
+    number: int, code: int, said: str, tmp_path: Path
+) -> None:
     # A shell's background job, as these tests may be, ignores it, and so would a child.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
@@ -117,27 +123,37 @@ def test_ctrl_c_ends_the_process_of_the_case_too() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
     ) as process:
         try:
             assert process.stderr is not None
             assert any("timing" in line for line in process.stderr)
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
             (child,) = children.read_text().split()
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
+            # Until both have closed it: the child holds it as well.
             _, errors = process.communicate(timeout=20)
         finally:
             signal.signal(signal.SIGINT, before)
             process.kill()
-    assert process.returncode == 130
-    assert errors == "metarl: interrupted\n"
-    assert not Path(f"/proc/{child}").exists()
+    assert (process.returncode, errors) == (code, said)
+    assert is_gone(child)
+    assert os.listdir(tmp_path) == []
 
 
-def test_a_case_does_not_outlive_its_parent(tmp_path: Path) -> None:
+def is_gone(process: str) -> bool:
+    """Return whether a process has ended, though nobody may have asked how."""
+    status = Path(f"/proc/{process}/status")
+    return not status.exists() or "State:\tZ" in status.read_text()
+
+
+def test_a_case_does_not_outlive_its_parent() -> None:
     config = command.load_config([], [*tiny_run.OVERRIDES, "bench.seconds=300"])
     job = {"case": "env", "config": config.model_dump(mode="json")}
-    worker = [sys.executable, "-m", "metarl.bench.worker", str(tmp_path / "result")]
-    with subprocess.Popen(worker, stdin=subprocess.PIPE, text=True) as process:
+    worker = [sys.executable, "-m", "metarl.bench.worker"]
+    with subprocess.Popen(
+        worker, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin is not None
         process.stdin.write(json.dumps(job) + "\n")
         process.stdin.flush()
@@ -145,7 +161,8 @@ def test_a_case_does_not_outlive_its_parent(tmp_path: Path) -> None:
         assert process.poll() is None
         process.stdin.close()
         assert process.wait(timeout=30) == 1
-    assert os.listdir(tmp_path) == []
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
 
 
 # --- In this process --------------------------------------------------------------

@@ -335,8 +335,12 @@ def _settings(page: _Page) -> Markup:
     same, different = evaluation_tables.settings_tables(page.evaluation)
     return join(
         [
-            details("What differs between rules and games", page.table(different)),
-            details("What all cells share", page.table(same)),
+            details(
+                "What differs between rules and games",
+                page.table(different),
+                is_long=True,
+            ),
+            details("What all cells share", page.table(same), is_long=True),
         ]
     )
 

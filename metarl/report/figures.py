@@ -33,7 +33,7 @@ RANDOM_COLOR = "#8A8A8A"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
 TEXT, LINE, FAINT = "#1a1a1a", "#5f6670", "#d9dce1"
-WIDTH, CARD_WIDTH = 4.8, 3.5  # inches
+WIDTH, CARD_WIDTH = 4.4, 3.5  # inches
 DPI = 200
 FOLDER = "report_figures"
 

@@ -102,9 +102,14 @@ def scrolling(content: Markup, label: str = "table") -> Markup:
     )
 
 
-def details(summary: Child, *children: Child) -> Markup:
-    """Return something to open; printing opens it (`page.js`)."""
-    return tag("details", tag("summary", summary), *children)
+def details(summary: Child, *children: Child, is_long: bool = False) -> Markup:
+    """Return something to open; printing opens what is not long (`page.js`)."""
+    return tag(
+        "details",
+        tag("summary", summary),
+        *children,
+        class_="long" if is_long else None,
+    )
 
 
 def slug(text: str) -> str:
@@ -125,12 +130,7 @@ def number(value: float | None, digits: int = 3) -> str:
         return f"{int(value):,}".replace("-", "−")
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}".replace("-", "−")
-    text = f"{value:.{digits}g}"
-    if "e" not in text:
-        text = f"{value:.{_decimals(value, digits)}f}"
-    return text.replace("-", "−")
-
-
-def _decimals(value: float, digits: int) -> int:
+    if abs(value) < 10.0**-digits:
+        return f"{value:.2g}".replace("-", "−")
     whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
-    return max(0, digits - max(whole, 1) + (1 if abs(value) < 1 else 0))
+    return f"{value:.{digits - whole}f}".replace("-", "−")

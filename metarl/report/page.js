@@ -21,7 +21,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
-// On paper everything is open.
+// On paper everything is open but what is long, which the reader may have opened.
 addEventListener("beforeprint", () => {
-  for (const closed of document.querySelectorAll("details")) closed.open = true;
+  for (const closed of document.querySelectorAll("details:not(.long)")) closed.open = true;
 });

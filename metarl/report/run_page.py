@@ -50,12 +50,14 @@ def run_section(
             show_figures(of_games, class_="cards", has_caption=False),
         ]
     parts += [
-        details("All metrics", render(metrics)),
-        details("Configuration", tag("pre", _yaml(run.config))),
+        details("All metrics", render(metrics), is_long=True),
+        details("Configuration", tag("pre", _yaml(run.config)), is_long=True),
         details("Versions", tag("pre", _yaml(run.versions) or "unknown")),
     ]
     if run.manifest is not None:
-        parts.append(details("Newest rule", tag("pre", _about(run.manifest))))
+        parts.append(
+            details("Newest rule", tag("pre", _about(run.manifest)), is_long=True)
+        )
     section = Section(f"run-{slug(run.name)}", f"Discovery: {run.name}", join(parts))
     return Contents([section], figures, [metrics])
 
@@ -65,7 +67,11 @@ def rules_section(rules: tuple[RuleFolder, ...]) -> Section | None:
     if not rules:
         return None
     shown = join(
-        details(f"{rule.name} ({rule.path})", tag("pre", _about(rule.manifest)))
+        details(
+            f"{rule.name} ({rule.path})",
+            tag("pre", _about(rule.manifest)),
+            is_long=True,
+        )
         for rule in rules
     )
     return Section("rules", "Rule files", shown)

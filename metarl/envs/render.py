@@ -163,9 +163,9 @@ class Screen:
         try:
             pictures = self._env.render()
         except Exception as error:  # each library has its own, if it lacks one to draw
-            raise UserError(f"videos: {self._name} shows nothing ({error})") from None
+            raise UserError(f"{self._name} shows nothing ({error})") from None
         if pictures is None or pictures.ndim != 4 or pictures.dtype != np.uint8:
-            raise UserError(f"videos: {self._name} shows nothing that is a picture")
+            raise UserError(f"{self._name} shows nothing that is a picture")
         picture: Frame = pictures[0]
         return picture
 

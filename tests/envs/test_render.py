@@ -225,7 +225,7 @@ def test_gymnasium_draws_its_own_at_its_own_speed() -> None:
 def test_gymnasium_without_a_picture_is_refused_in_one_line() -> None:
     screen = Screen(_task("gym:NotDrawn-v0"), EnvironmentConfig(), seed=0)
     with pytest.raises(
-        UserError, match=r"^videos: gym:NotDrawn-v0 shows nothing that is a picture$"
+        UserError, match=r"^gym:NotDrawn-v0 shows nothing that is a picture$"
     ):
         screen.reset()
     screen.close()
@@ -237,6 +237,6 @@ def test_a_task_without_a_picture_is_refused_in_one_line(
     # EnvPool renders no Catch; ours is the only picture of it.
     monkeypatch.setattr("metarl.envs.render._drawing", lambda _: None)
     screen = Screen(_task("Catch-v0"), EnvironmentConfig(), seed=0)
-    with pytest.raises(UserError, match=r"^videos: Catch-v0 shows nothing \(render"):
+    with pytest.raises(UserError, match=r"^Catch-v0 shows nothing \(render"):
         screen.reset()
     screen.close()

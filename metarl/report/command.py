@@ -108,7 +108,8 @@ def _contents(inputs: Inputs, evaluation: Evaluation | None) -> Contents:
 def _front(inputs: Inputs, evaluation: Evaluation | None) -> Front:
     made = time.strftime("%Y-%m-%d %H:%M %Z")
     if evaluation is not None:
-        names = [rule.name for rule in evaluation.rules if not rule.is_random]
+        every = evaluation.rules
+        names = [r.name for r in every if not r.is_random] or [every[0].name]
         return Front(
             f"{', '.join(names[:4])}{' and others' if names[4:] else ''}",
             f"Update rules compared on fresh agents · metarl report of {made}",

@@ -280,7 +280,9 @@ def _group(
     }
     # The floor is shown where it can be, and takes no game from the others.
     learning = [r.name for r in evaluation.rules if not r.is_random and played[r.name]]
-    common = tuple(t for t in informative if all(t in played[r] for r in learning))
+    common = tuple(
+        t for t in informative if learning and all(t in played[r] for r in learning)
+    )
     rules = tuple(
         rule.name
         for rule in evaluation.rules

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from metarl.evaluation.results import CellRecord
 from metarl.report.compare import Aggregate, Curve, Group, frames_of, random_of
 from metarl.report.figures import (
     CARD_WIDTH,
@@ -235,7 +236,12 @@ def game_card(evaluation: Evaluation, task: Task, note: str) -> Figure:
         for rule in rules:
             rows += _card_curves(above, evaluation, rule, task)
         frames_axis(above)
+        above.set_xlim(right=max(c.result.frames for c in _cells(evaluation, task)))
         above.set_ylabel("return")
+        if not finals:
+            below.text(
+                0.5, 0.5, "no episode finished", ha="center", transform=below.transAxes
+            )
         random = random_of(evaluation, task)
         floor = 0.0 if random is None else random.value
         for y, name in enumerate(finals):
@@ -256,6 +262,14 @@ def game_card(evaluation: Evaluation, task: Task, note: str) -> Figure:
         drawn.numbers(("rule", "seed", "frames", "return"), rows)
     assert drawn.figure is not None
     return drawn.figure
+
+
+def _cells(evaluation: Evaluation, task: Task) -> list[CellRecord]:
+    return [
+        cell
+        for rule in evaluation.rules
+        for cell in evaluation.cells.get((rule.name, task), ())
+    ]
 
 
 def _card_curves(

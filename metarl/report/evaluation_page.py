@@ -244,7 +244,7 @@ def _why_left_out(evaluation: Evaluation, task: Task) -> str:
         for rule in evaluation.rules
         if not rule.is_random and not evaluation.returns(rule.name, task)
     ]
-    return f"{task.name} (no return of {', '.join(lacking)})"
+    return f"{task.name} (no return of {', '.join(lacking) or 'any rule'})"
 
 
 def _games(page: _Page) -> Markup:

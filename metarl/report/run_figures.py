@@ -180,17 +180,28 @@ def _lines(run: TrainingRun, chart: Chart, prefix: str) -> Figure | None:
 
 
 def _games(run: TrainingRun, prefix: str) -> list[Figure]:
-    """Return the return of every game, each on axes of its own."""
+    """Return the return of every game, each on axes of its own.
+
+    Of the population, and of fresh agents on validation games.
+    """
     figures = []
-    for game in games_of(run, "agents", "episodic_return"):
-        x, y = series(run, f"agents/{game}/episodic_return")
+    families = (
+        ("agents", "", "Raw return of the population's episodes since the row before."),
+        ("eval", " (validation)", "Raw return of fresh agents; mean over seeds."),
+    )
+    found = (
+        (*of, game)
+        for of in families
+        for game in games_of(run, of[0], "episodic_return")
+    )
+    for family, note, caption, game in found:
+        x, y = series(run, f"{family}/{game}/episodic_return")
         if not x.size:
             continue
         words = Words(
-            f"{prefix}agents_{game}",
-            game,
-            "Raw return of the population's episodes since the row before."
-            + _smoothing(x.size),
+            f"{prefix}{family}_{game}",
+            f"{game}{note}",
+            caption + _smoothing(x.size),
             _alt({game: (x, y)}),
         )
         with drawing(words, width=CARD_WIDTH, height=2.1) as drawn:

@@ -34,7 +34,9 @@ def run_section(
     """
     prefix = "" if is_only else f"{slug(run.name)}_"
     figures = run_figures.run_figures(run, prefix)
-    of_games = [f for f in figures if f.name.startswith(f"{prefix}agents_")]
+    of_games = [
+        f for f in figures if f.name.startswith((f"{prefix}agents_", f"{prefix}eval_"))
+    ]
     others = [f for f in figures if f not in of_games]
     metrics = metrics_table(run, prefix)
     parts = [
@@ -43,7 +45,7 @@ def run_section(
         show_figures(others),
     ]
     if of_games:
-        text = "Raw returns of the population on each game."
+        text = "Raw returns of the population, and of fresh agents on validation games."
         parts += [
             tag("h3", "Games"),
             tag("p", text, class_="caption"),

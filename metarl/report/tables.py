@@ -132,7 +132,7 @@ def _cell(
         "th" if is_heading else "td",
         content,
         scope="row" if is_heading else None,
-        class_="n" if is_right else None,
+        class_="n" if is_right else "rule" if colors else None,
         data_value="" if value is None else value,
     )
 

@@ -155,6 +155,14 @@ def test_cautions_name_what_is_amiss(tmp_path):
     assert "no episode finished" in text
 
 
+def test_where_no_episode_finished_there_is_a_page_all_the_same(tmp_path):
+    store(tmp_path, make_cell("random", "Pong-v5", 1), None)
+    text, elements = report(tmp_path)
+    assert "<title>random</title>" in text
+    assert "Left out: Pong-v5 (no return of any rule)." in text
+    assert len(elements.named("img")) == 1
+
+
 def test_uninformative_games_are_listed(tmp_path):
     store_all(
         tmp_path,

@@ -127,6 +127,18 @@ def test_scores_on_validation_games_come_first(tmp_path):
     ]
 
 
+def test_raw_returns_on_validation_games_are_apart(tmp_path):
+    scores = {"eval/iqm": 0.4, "eval/Catch-v0/episodic_return": -0.2}
+    write_run(tmp_path, [row(1), {"meta_step": 10, **scores}])
+    _, contents = write_report([tmp_path])
+    assert [f.title for f in contents.figures[-2:]] == [
+        "Catch-v0",
+        "Catch-v0 (validation)",
+    ]
+    assert [r["series"] for r in numbers(tmp_path, "validation")] == ["IQM"]
+    assert numbers(tmp_path, "eval_Catch-v0")[0]["return"] == "-0.2"
+
+
 def test_keys_that_no_figure_knows_are_in_the_table(tmp_path):
     write_run(tmp_path, [row(1), row(2, **{"peers/weight": 0.25})])
     page, contents = write_report([tmp_path])

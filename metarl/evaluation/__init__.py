@@ -1,7 +1,7 @@
 """Evaluation: train fresh agents with frozen rules and score them.
 
 `cells.py` what is trained, `defaults.py` with which settings, `runner.py` how,
-`results.py` the files, `command.py` `metarl evaluate`.
+`results.py` the files, `videos.py` films of the agents, `command.py` `metarl evaluate`.
 """
 
 from __future__ import annotations

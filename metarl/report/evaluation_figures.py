@@ -12,12 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from metarl.evaluation.results import CellRecord
-from metarl.report.compare import Aggregate, Curve, Group, frames_of, random_of
+from metarl.report.compare import Aggregate, Curve, Group
 from metarl.report.figures import (
-    CARD_WIDTH,
     LINE,
-    RANDOM_COLOR,
     TEXT,
     Figure,
     Words,
@@ -29,7 +26,7 @@ from metarl.report.figures import (
     short,
 )
 from metarl.report.markup import number
-from metarl.report.scores import Evaluation, Rule, Task, interval_of
+from metarl.report.scores import Evaluation, Rule
 from metarl.statistics import Estimate, Profile
 
 BANDS = "95 % stratified bootstrap intervals"
@@ -73,8 +70,8 @@ def iqm_bars(
         axes = drawn.canvas.subplots()
         for y, aggregate in enumerate(found):
             rule = evaluation.rule(aggregate.rule)
-            _bar(axes, y, aggregate.iqm, color(rule))
-        _rows(axes, [a.rule for a in found])
+            bar(axes, y, aggregate.iqm, color(rule))
+        name_rows(axes, [a.rule for a in found])
         _end_labels(axes, [a.iqm for a in found])
         axes.set_xlabel(f"IQM, {_one(evaluation, group)}")
         drawn.numbers(("rule", "iqm", "low", "high"), rows)
@@ -102,7 +99,7 @@ def improvement_bars(
             if estimate.low is not None and estimate.high is not None:
                 axes.hlines(y, estimate.low, estimate.high, color(rule), linewidth=3)
             axes.plot(estimate.value, y, marker(rule), color=color(rule), markersize=8)
-        _rows(axes, list(found))
+        name_rows(axes, list(found))
         axes.set_xlim(-0.03, 1.03)
         axes.set_xlabel(f"P(better than {short(str(evaluation.baseline))})")
         rows = [(name, e.value, e.low, e.high) for name, e in found.items()]
@@ -131,7 +128,9 @@ def profile_lines(
         for name, profile in found.items():
             rule = evaluation.rule(name)
             x = profile.thresholds
-            axes.step(x, profile.values, where="post", label=short(name), **_line(rule))
+            axes.step(
+                x, profile.values, where="post", label=short(name), **line_style(rule)
+            )
             lows, highs = profile.low, profile.high
             if lows is not None and highs is not None:
                 axes.fill_between(
@@ -187,7 +186,10 @@ def efficiency_lines(
             ]
             x = [at for at, _ in known]
             axes.plot(
-                x, [e.value for _, e in known], label=short(curve.rule), **_line(rule)
+                x,
+                [e.value for _, e in known],
+                label=short(curve.rule),
+                **line_style(rule),
             )
             axes.fill_between(
                 x,
@@ -205,120 +207,7 @@ def efficiency_lines(
     return drawn.figure
 
 
-def game_card(evaluation: Evaluation, task: Task, note: str) -> Figure:
-    """Return one game: curves of all seeds, and final returns with seeds as dots.
-
-    Args:
-      evaluation: all cells.
-      task: the game.
-      note: after its name, such as that it is uninformative.
-    """
-    rules = [r for r in evaluation.rules if (r.name, task) in evaluation.cells]
-    finals = {
-        rule.name: interval_of(evaluation.returns(rule.name, task))
-        for rule in rules
-        if evaluation.returns(rule.name, task)
-    }
-    words = Words(
-        f"game_{task.name}",
-        f"{task.name}{note}",
-        "Above: raw return of episodes while the agents learn; thin: a seed, thick: "
-        "their mean. Below: raw final return; bars: from random to the mean over "
-        "seeds, with its 95 % bootstrap interval; dots: seeds.",
-        "; ".join(f"{name}: {describe(e)}" for name, e in finals.items())
-        or "no episode finished",
-    )
-    bars = 0.35 + 0.27 * max(1, len(finals))
-    height = 2.0 + bars
-    with drawing(words, width=CARD_WIDTH, height=height) as drawn:
-        above, below = drawn.canvas.subplots(2, 1, height_ratios=[1.65, bars])
-        rows: list[tuple[object, ...]] = []
-        for rule in rules:
-            rows += _card_curves(above, evaluation, rule, task)
-        frames_axis(above)
-        above.set_xlim(right=max(c.result.frames for c in _cells(evaluation, task)))
-        above.set_ylabel("return")
-        if not finals:
-            below.text(
-                0.5, 0.5, "no episode finished", ha="center", transform=below.transAxes
-            )
-        random = random_of(evaluation, task)
-        floor = 0.0 if random is None else random.value
-        for y, name in enumerate(finals):
-            rule = evaluation.rule(name)
-            returns = evaluation.returns(name, task)
-            _bar(below, y, finals[name], color(rule), start=floor, alpha=0.35)
-            below.plot(
-                returns,
-                np.full(len(returns), y),
-                marker(rule),
-                color=color(rule),
-                markersize=4.5,
-                alpha=0.85,
-            )
-        _rows(below, list(finals), length=18)
-        _references(evaluation, task, above, below)
-        below.set_xlabel("final return")
-        drawn.numbers(("rule", "seed", "frames", "return"), rows)
-    assert drawn.figure is not None
-    return drawn.figure
-
-
-def _cells(evaluation: Evaluation, task: Task) -> list[CellRecord]:
-    return [
-        cell
-        for rule in evaluation.rules
-        for cell in evaluation.cells.get((rule.name, task), ())
-    ]
-
-
-def _card_curves(
-    axes: Axes, evaluation: Evaluation, rule: Rule, task: Task
-) -> list[tuple[object, ...]]:
-    """Draw each seed and their mean; return the numbers."""
-    rows: list[tuple[object, ...]] = []
-    lines = []
-    for cell in evaluation.cells[rule.name, task]:
-        points = [
-            (x, row.mean_return)
-            for x, row in zip(frames_of(cell), cell.curve, strict=True)
-            if row.mean_return is not None
-        ]
-        rows += [(rule.name, cell.result.seed, x, y) for x, y in points]
-        if points:
-            lines.append(np.array(points).T)
-            style: dict[str, Any] = {
-                "linewidth": 0.7,
-                "alpha": 0.5,
-                "color": color(rule),
-            }
-            if len(points) == 1:
-                style |= {"marker": ".", "markersize": 3}
-            axes.plot(*lines[-1], **style)
-    if lines:
-        start = max(x[0] for x, _ in lines)
-        end = min(x[-1] for x, _ in lines)
-        grid = np.linspace(start, end, 60)
-        mean = np.mean([np.interp(grid, x, y) for x, y in lines], axis=0)
-        axes.plot(grid, mean, **_line(rule))
-    return rows
-
-
-def _references(evaluation: Evaluation, task: Task, above: Axes, below: Axes) -> None:
-    """Mark what a random policy gets, and what a score of 1 is where that is near."""
-    scale = evaluation.scales[task]
-    random = random_of(evaluation, task)
-    if random is not None:
-        style: dict[str, Any] = {"color": RANDOM_COLOR, "linewidth": 1.2}
-        above.axhline(random.value, linestyle=":", **style)
-        below.axvline(random.value, linestyle=":", **style)
-    low, high = below.get_xlim()
-    reference = scale.reference
-    if reference is not None and low <= reference <= high + 0.5 * (high - low):
-        below.axvline(reference, color=TEXT, linewidth=0.8, linestyle=(0, (4, 3)))
-
-
-def _bar(
+def bar(
     axes: Axes,
     y: int,
     estimate: Estimate,
@@ -327,7 +216,16 @@ def _bar(
     start: float = 0.0,
     alpha: float = 0.85,
 ) -> None:
-    """Draw a bar from what a random policy gets, and its interval."""
+    """Draw a bar from ``start`` to an estimate, and its interval.
+
+    Args:
+      axes: where.
+      y: its row.
+      estimate: where it ends.
+      colour: of it.
+      start: what a random policy gets.
+      alpha: of it.
+    """
     axes.axvline(start, color=LINE, linewidth=0.8)
     axes.barh(
         y,
@@ -344,7 +242,7 @@ def _bar(
             axes.vlines(end, y - 0.13, y + 0.13, TEXT, linewidth=1.6)
 
 
-def _rows(axes: Axes, names: Sequence[str], *, length: int = 22) -> None:
+def name_rows(axes: Axes, names: Sequence[str], *, length: int = 22) -> None:
     """Give each row its name, the first on top."""
     axes.set_yticks(range(len(names)), [short(name, length) for name in names])
     axes.set_ylim(len(names) - 0.45, -0.55)
@@ -370,7 +268,8 @@ def _end_labels(axes: Axes, estimates: Sequence[Estimate]) -> None:
         )
 
 
-def _line(rule: Rule) -> dict[str, Any]:
+def line_style(rule: Rule) -> dict[str, Any]:
+    """Return how the line of a rule looks."""
     return {"color": color(rule), "linestyle": dashes(rule)}
 
 

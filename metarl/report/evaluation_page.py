@@ -9,7 +9,12 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from metarl.evaluation.results import CellRecord
-from metarl.report import compare, evaluation_figures, evaluation_tables
+from metarl.report import (
+    compare,
+    evaluation_figures,
+    evaluation_tables,
+    game_cards,
+)
 from metarl.report.compare import Group
 from metarl.report.contents import Contents, Section
 from metarl.report.figures import Figure
@@ -252,7 +257,7 @@ def _games(page: _Page) -> Markup:
     kinds = {task: compare.evidence(evaluation, task) for task in evaluation.tasks}
     cards = [
         page.keep(
-            evaluation_figures.game_card(
+            game_cards.game_card(
                 evaluation, task, "" if word == "informative" else f" ({word})"
             )
         )

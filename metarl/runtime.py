@@ -1,4 +1,4 @@
-"""Set up JAX once, before its first use: platform and cache of compiled programs.
+"""Set up JAX once, before its first use: platform, compiler, cache of its programs.
 
 Called by the commands with the `runtime` section; a library user need not call it.
 Imports JAX only when called.
@@ -9,14 +9,23 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import tempfile
 from pathlib import Path
 
+from rich.console import Console
+
 from metarl.config import RuntimeConfig
+from metarl.console import say
 from metarl.errors import UserError
 
 CACHE_OPTION = "jax_compilation_cache_dir"
 MIN_COMPILE_S = 0.5
 """Programs that compile faster are not kept: reading them back saves nothing."""
+
+EMITTERS = "xla_cpu_use_fusion_emitters"
+"""XLA's option for kernels that are emitted one by one, each by a compiler of its own;
+all of these live until the last is done: 1.2 GB for a meta-step. Without it kernels are
+as fast, here and in less time."""
 
 
 def cache_dir() -> Path:
@@ -37,20 +46,54 @@ def configure(runtime: RuntimeConfig) -> None:
     """
     import jax
 
+    spare_compiler_memory()
     if runtime.platform == "cpu":
         jax.config.update("jax_platforms", "cpu")
     elif runtime.platform == "gpu":
         # The CPU stays available beside the GPU, for what must run on the host.
         jax.config.update("jax_platforms", "cuda,cpu")
     if runtime.compilation_cache and getattr(jax.config, CACHE_OPTION) is None:
-        jax.config.update(CACHE_OPTION, str(cache_dir()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_S)
+        _use_cache(cache_dir())
     try:
         backend = jax.default_backend()
     except RuntimeError as error:
         raise _unavailable(runtime.platform, str(error).splitlines()[0]) from error
     if runtime.platform not in ("auto", backend):
         raise _unavailable(runtime.platform, f"JAX runs on {backend}")
+
+
+def spare_compiler_memory() -> None:
+    """Let XLA's compiler for the CPU do with less memory; before JAX's first use.
+
+    Through the environment, so that processes that this one starts compute the same
+    bits. ``XLA_FLAGS`` that the user has set stay, and win.
+    """
+    import jaxlib.version
+
+    flags = os.environ.get("XLA_FLAGS", "")
+    # Later versions do not know the option, and XLA ends a process for such a one.
+    if jaxlib.version.__version_info__ < (0, 11) and EMITTERS not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{EMITTERS}=false".lstrip()
+
+
+def _use_cache(folder: Path) -> None:
+    """Keep compiled programs in ``folder``, or say why there will be none."""
+    import jax
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Permissions alone do not tell: the file system may be read-only or full.
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"?")
+    except OSError as error:
+        say(
+            f"warning: {folder}: {error.strerror}; compiled programs are not kept, so "
+            "the next start compiles them again (XDG_CACHE_HOME moves the folder)",
+            console=Console(stderr=True),
+        )
+        return
+    jax.config.update(CACHE_OPTION, str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_S)
 
 
 def release_memory() -> None:

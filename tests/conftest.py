@@ -17,10 +17,15 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+from metarl import runtime
+
 # Pure array functions, whose annotated shapes are checked while testing. Modules with
 # pytree classes stay out: their fields also hold prefix trees, keys and shape structs.
 SHAPE_CHECKED = ("metarl.returns",)
 install_import_hook(list(SHAPE_CHECKED), "beartype.beartype")
+
+# As the commands do it: what they start in tests computes the same bits.
+runtime.spare_compiler_memory()
 
 # The same examples every time, however slow the machine.
 settings.register_profile("metarl", deadline=None, derandomize=True)

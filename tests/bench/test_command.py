@@ -30,9 +30,10 @@ KEYS = [
 ]
 
 
-def bench(*words: str) -> subprocess.CompletedProcess[str]:
+def bench(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*BENCH, *words, *tiny_run.OVERRIDES, "bench.repeats=3"],
+        [*BENCH, *tiny_run.OVERRIDES, "bench.repeats=3", *words],
+        env=os.environ | variables,
         capture_output=True,
         text=True,
         timeout=120,
@@ -82,6 +83,26 @@ def test_json_is_one_flat_object_per_case_and_line() -> None:
     assert (forward["warm_cache"], forward["programs_from_cache"]) == (False, 0)
     # Each has a process of its own: stepping alone holds no programs.
     assert env["peak_rss_bytes"] < act["peak_rss_bytes"]
+
+
+def test_a_warm_cache_gives_a_second_start_its_programs(tmp_path: Path) -> None:
+    def start() -> tuple[dict[str, object], set[str]]:
+        done = bench(
+            *("forward", "update_rule={kind: policy_gradient}"),
+            *("--json", "--warm-cache"),
+            # Whatever takes less to compile than we keep programs for.
+            JAX_COMPILATION_CACHE_DIR=str(tmp_path),
+            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout), {path.name for path in tmp_path.glob("*-cache")}
+
+    first, kept = start()
+    assert (first["warm_cache"], first["programs_from_cache"]) == (True, 0)
+    assert sum(name.startswith("jit_sample") for name in kept) == 1
+    second, kept_then = start()
+    assert (second["warm_cache"], second["programs_from_cache"]) == (True, 1)
+    assert kept_then == kept
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ ELSEWHERE = (
     "run_dir",
     "environment.num_threads",
     "population.overlap",
+    "checkpoint",
     "runtime.compilation_cache",
     "tracking.wandb",
     "tracking.project",
@@ -198,6 +199,7 @@ def describe_machine() -> dict[str, object]:
         "processor": platform.machine(),
         # XLA on CPU splits its work by these, and so rounds differently.
         "cpus": len(os.sched_getaffinity(0)),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 
 

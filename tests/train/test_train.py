@@ -133,9 +133,14 @@ def test_checkpoints_change_nothing(whole: Path, tmp_path: Path) -> None:
 def test_extended_run_equals_uninterrupted(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "extended"
     assert run(tiny_run.config(folder, "meta_steps=3", "checkpoint.every=2")) == 0
-    longer = tiny_run.resumed(folder, "meta_steps=6")
+    assert len(list((folder / "checkpoints").iterdir())) == 2
+    # How often it is saved, and how many are kept, changes no result.
+    longer = tiny_run.resumed(
+        folder, "meta_steps=6", "checkpoint.every=1", "checkpoint.keep=1"
+    )
     assert run(longer, resume=folder) == 0
     assert_same_run(whole, folder)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["6"]
 
 
 def test_killed_run_equals_uninterrupted(whole: Path, tmp_path: Path) -> None:
@@ -199,7 +204,6 @@ def test_finished_run_says_so(whole: Path, capsys: pytest.CaptureFixture[str]) -
     [
         ("seed=7", "seed: 7 differs from the run's 1"),
         ("agent.optimizer.learning_rate=0.5", "agent.optimizer.learning_rate: 0.5"),
-        ("checkpoint.every=3", "checkpoint.every: 3 differs"),
         ("tracking.log_every=2", "tracking.log_every: 2 differs"),
         ("runtime.platform=cpu", "runtime.platform: cpu differs"),
         ("meta_steps=2", "meta_steps: 2 is less than the run's 6"),

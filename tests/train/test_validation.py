@@ -15,7 +15,6 @@ import metarl
 from metarl import config_loader, tracking, train, validation
 from metarl.config import TrainConfig
 from metarl.errors import UserError
-from metarl.evaluation import command
 from metarl.evaluation.results import Result
 from metarl.evaluation.runner import BatchRun
 from metarl.run_folder import RunFolder
@@ -253,7 +252,7 @@ def test_a_run_that_lost_checkpoints_comes_to_the_same(
     def never(*_: object) -> None:
         raise AssertionError("a cell was trained again")
 
-    monkeypatch.setattr(command, "BatchRun", never)
+    monkeypatch.setattr(BatchRun, "run", never)
     assert resume(folder) == 0
     assert_same_run(whole, folder)
 

@@ -14,6 +14,7 @@ from metarl.bench import command as bench
 from metarl.bench import plan
 from metarl.config import EvaluationConfig, ReportConfig, TrainConfig
 from metarl.envs.tasks import resolve_environment
+from metarl.evaluation import jobs
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -26,22 +27,29 @@ PAGES = [
 UPDATES = "seed, updates, length = 1, 200, 16"
 
 
-def typed_commands() -> list[str]:
+def typed_commands(page: Path) -> list[str]:
     """Every `metarl ...` in a block or between backticks, without what precedes it."""
-    text = README.read_text()
+    text = page.read_text().replace("\\\n", " ")
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     lines += re.findall(r"`(metarl [^`]+)`", text)
     lines = [re.sub(r"\s+#.*", "", line) for line in lines]
     found = (re.search(r"(?:^|[ /])(metarl .*)", line) for line in lines)
-    return [match[1] for match in found if match]
+    # Capitals and dots stand for what a user has.
+    typed = [match[1] for match in found if match]
+    return [line for line in typed if not re.search(r" \.\.\.| RULE\.\.\.", line)]
 
 
 def words_of(command: str) -> list[str]:
     return shlex.split(command)[1:]
 
 
-COMMANDS = typed_commands()
+COMMANDS = typed_commands(README)
+OF_EVALUATION = [
+    command
+    for command in typed_commands(ROOT / "docs" / "evaluation.md")
+    if command.startswith("metarl evaluate")
+]
 
 
 def test_the_readme_shows_every_command() -> None:
@@ -51,7 +59,7 @@ def test_the_readme_shows_every_command() -> None:
     assert of_rules == {"import", "list", "show", "export", "verify"}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *OF_EVALUATION])
 def test_every_command_is_one_with_settings_that_exist(
     command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,7 +77,10 @@ def test_every_command_is_one_with_settings_that_exist(
         config = config_loader.load(TrainConfig, files, args.overrides)
         assert resolve_environment(config.environment)
     elif args.run is commands.evaluate:
-        overrides = [f"environment.suite={args.suite}", *args.overrides]
+        suite = [f"environment.suite={args.suite}"] if args.suite else []
+        overrides = [*suite, *args.overrides]
+        if args.jobs is not None:
+            assert jobs.parse_jobs(args.jobs)
         evaluation = config_loader.load(EvaluationConfig, [], overrides)
         assert resolve_environment(evaluation.environment, same_shapes=False)
     elif args.run is commands.bench:

@@ -53,7 +53,7 @@ class Tuned:
       seeds: of each game.
       env_steps: of each game and seed.
       chosen: of the rates.
-      score: by which: "human_normalized_score" or "rank".
+      score: by which: "normalized_score" or "rank".
       scores: of each rate, mean over games and seeds.
     """
 
@@ -203,12 +203,7 @@ def plan(
     Raises:
       UserError: a rule, game or setting does not exist, or two rules share a name.
     """
-    user = config_loader.validate(
-        EvaluationConfig,
-        config_loader.merge(
-            EvaluationConfig().model_dump(mode="json"), user_tree(files, overrides)
-        ),
-    )
+    user = _user_config(files, overrides)
     tasks = resolve_environment(user.environment, same_shapes=False)
     loaded = [r if isinstance(r, LoadedRule) else load_rule(r) for r in rules]
     names = [rule.name for rule in loaded]
@@ -223,17 +218,52 @@ def plan(
     cells = []
     for rule in loaded:
         for task in tasks:
-            settings = settings_for(
-                rule,
-                task.game.family,
-                env_steps=default_env_steps(user.environment, task),
-                resembles=resembles(task, user.environment),
-                files=files,
-                overrides=overrides,
+            env_steps = default_env_steps(user.environment, task)
+            first = new_cell(
+                rule, task, user.seeds[0], env_steps, files=files, overrides=overrides
             )
-            played = rule_for(rule, resembles(task, user.environment))
-            cells += [Cell(played, task, seed, settings) for seed in user.seeds]
+            cells += [dataclasses.replace(first, seed=seed) for seed in user.seeds]
     return cells
+
+
+def new_cell(
+    rule: LoadedRule,
+    task: Task,
+    seed: int,
+    env_steps: int,
+    *,
+    files: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
+) -> Cell:
+    """Return a cell with the settings of its rule and family under the user's.
+
+    Args:
+      rule: to learn by.
+      task: to learn.
+      seed: the user's.
+      env_steps: the budget where the user gives none.
+      files: the user's YAML files.
+      overrides: the user's `key=value`.
+    """
+    similar = resembles(task, _user_config(files, overrides).environment)
+    settings = settings_for(
+        rule,
+        task.game.family,
+        env_steps=env_steps,
+        resembles=similar,
+        files=files,
+        overrides=overrides,
+    )
+    return Cell(rule_for(rule, similar), task, seed, settings)
+
+
+def _user_config(files: Sequence[Path], overrides: Sequence[str]) -> EvaluationConfig:
+    return config_loader.validate(
+        EvaluationConfig,
+        config_loader.merge(
+            EvaluationConfig().model_dump(mode="json"), user_tree(files, overrides)
+        ),
+    )
 
 
 def require_an_update(cell: Cell) -> None:

@@ -196,7 +196,9 @@ def is_finished(results_dir: Path, cell: Cell) -> bool:
         return False
     before = _flat(completed_identity(_read(path)["settings"]))
     now = _flat(cell.identity())
-    for field in [*now, *(field for field in before if field not in now)]:
+    fields = dict.fromkeys([*now, *before])
+    # The grid first: what it chose differs too where it does.
+    for field in sorted(fields, key=lambda name: not name.startswith("tuning.")):
         if before.get(field) != now.get(field):
             raise UserError(
                 f"results_dir: {results_dir} has {cell.name} with {field} = "
@@ -248,6 +250,11 @@ def read_cells(results_dir: Path) -> list[CellRecord]:
     """
     records = [_record(path) for path in (results_dir / CELLS).glob("*.json")]
     return sorted(records, key=lambda r: (r.result.rule, r.result.game, r.result.seed))
+
+
+def read_cell(results_dir: Path, cell: Cell) -> CellRecord:
+    """Return what is stored of a finished cell."""
+    return _record(_path(results_dir, cell))
 
 
 def read_curves(results_dir: Path) -> dict[tuple[str, str, int], list[CurveRow]]:

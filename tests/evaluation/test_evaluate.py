@@ -31,11 +31,6 @@ TINY = [
 REPLAY = ["replay.capacity=24", "replay.ratio=2"]
 
 
-@pytest.fixture(autouse=True)
-def _no_wandb(monkeypatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-
-
 def small_rule(name: str = "small", num_bins: int = 5, **manifest) -> LoadedRule:
     """Return an actor-critic with few bins."""
     config = ActorCriticConfig(num_bins=num_bins, max_abs_value=2.0)

@@ -23,7 +23,6 @@ SETTINGS = [
     "rollout_length=6",
     "agent.network.torso.hidden=[8]",
     "curve_points=2",
-    "tracking.wandb=disabled",
 ]
 SUITE = ["environment.suite=catch_5x5"]
 LONG_S = 120  # far more than any of this takes

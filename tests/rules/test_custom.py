@@ -51,6 +51,7 @@ def module(tmp_path, monkeypatch):
     path.write_text(code + MISTAKES)
     (tmp_path / "broken_rules.py").write_text("import no_such_package\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
     yield path
     sys.modules.pop(MODULE, None)
@@ -85,7 +86,6 @@ def test_it_is_evaluated_like_any_other(tmp_path):
             "agent.network.torso.hidden=[8]",
             "env_steps=100",
             "seeds=[1]",
-            "tracking.wandb=disabled",
             f"results_dir={tmp_path / 'results'}",
         ],
     )

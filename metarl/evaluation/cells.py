@@ -19,7 +19,13 @@ from metarl import config_loader
 from metarl.config import EnvironmentConfig, EvaluationConfig, RuleConfig
 from metarl.envs import suites
 from metarl.envs.suites import Family
-from metarl.envs.tasks import PoolSpec, Task, pool_spec, resolve_environment
+from metarl.envs.tasks import (
+    PoolSpec,
+    Task,
+    apply_protocol,
+    pool_spec,
+    resolve_environment,
+)
 from metarl.errors import UserError
 from metarl.evaluation.defaults import rule_for, settings_for, user_tree
 from metarl.rule_files import LoadedRule, load_rule
@@ -175,7 +181,11 @@ def completed_identity(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def _settings(config: EvaluationConfig) -> dict[str, Any]:
     """Return the settings that decide a result, whatever the rule and the game."""
-    settings = config.model_dump(mode="json")
+    # With what the protocol sets, for whoever reads them.
+    played = config.model_copy(
+        update={"environment": apply_protocol(config.environment)}
+    )
+    settings = played.model_dump(mode="json")
     for name in _RUN_TIME:
         settings.pop(name, None)
     for name in ("suite", "games", "num_threads", "epoch_steps"):

@@ -75,6 +75,28 @@ def test_frames_and_protocol_of_atari(tmp_path):
     assert record.result.learning_rate == 5e-4
 
 
+def test_settings_say_what_the_protocol_sets(tmp_path):
+    machado = cell("Pong", 1, "environment.atari.protocol=machado")
+    store(tmp_path, machado)
+    (path,) = (tmp_path / "cells").iterdir()
+    tree = json.loads(path.read_text())
+    atari = tree["settings"]["environment"]["atari"]
+    assert (atari["protocol"], atari["sticky_actions"]) == ("machado", 0.25)
+    atari["sticky_actions"] = 0.0  # as an earlier version had it
+    path.write_text(json.dumps(tree))
+    assert results.is_finished(tmp_path, machado)
+    (dqn,) = plan(
+        ["random"],
+        overrides=[
+            "environment.games=[Pong]",
+            "environment.atari.protocol=dqn",
+            "seeds=[1]",
+        ],
+    )
+    environment = dqn.identity()["environment"]
+    assert environment["clip_rewards"] is environment["atari"]["episodic_life"] is True
+
+
 def test_a_cell_is_read_as_it_was_written(tmp_path):
     videos = (Video("final", "videos/a.mp4", 0.5, 100),)
     store(tmp_path, cell("Catch-v0", 2), videos=videos)

@@ -28,9 +28,10 @@ def map_groups(
     slow path; on an accelerator a chunk as large as memory allows is.
     """
     num_groups = jax.tree.leaves(inputs)[0].shape[0]
-    if chunk >= num_groups > 1:
+    size = min(chunk, num_groups)
+    if size == num_groups > 1:
         return jax.vmap(function)(inputs)
-    return jax.lax.map(function, inputs, batch_size=chunk if chunk > 1 else None)
+    return jax.lax.map(function, inputs, batch_size=size if size > 1 else None)
 
 
 def init(

@@ -96,8 +96,9 @@ class PopulationConfig(Model):
     """Environment steps after which an agent is replaced by a new one, and schedules
     end (N: drawn from 200, 100, 50 and 20 million). The first lives are staggered."""
     chunk: PositiveInt = 1
-    """Agents that one device call acts for or updates together (vmap); the others
-    follow one after another. Results do not depend on it but for rounding."""
+    """The most agents that one device call acts for or updates together (vmap): where
+    there are fewer, all; else the others follow one after another. Results do not
+    depend on it but for rounding."""
     overlap: Literal["auto", "always", "never"] = "auto"
     """Let agents act, in a thread, while updates and meta-gradients are computed,
     wherever `meta.acting` lets that change no result; takes the memory of two more

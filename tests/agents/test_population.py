@@ -76,6 +76,17 @@ def num_equations(jaxpr: object) -> int:
     return count
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_chunk_of_more_agents_than_there_are_is_all_of_them(groups: int) -> None:
+    given = inputs(groups)
+    programs = [
+        jax.jit(partial(update, chunk=chunk)).lower(*given).as_text()
+        for chunk in (groups, 9, 1)
+    ]
+    assert programs[0] == programs[1]
+    assert (programs[0] == programs[2]) == (groups == 1)
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 16])
 def test_the_program_does_not_grow_with_the_number_of_groups(chunk: int) -> None:
     sizes = {

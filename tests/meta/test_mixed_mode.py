@@ -17,11 +17,36 @@ from metarl.meta import linear_maps
 from metarl.meta.estimators import ReverseMode
 from metarl.meta.inner_loop import InnerLoop, Window
 from metarl.meta.mixed_mode import MixedMode
-from metarl.rules.base import TargetNetwork, UpdateRule
+from metarl.numerics import take_action
+from metarl.rules.base import Metrics, TargetNetwork, Targets, UpdateRule
 from metarl.rules.disco import Disco
-from metarl.types import Params
+from metarl.types import Experience, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Imitation(tiny.Scaled):
+    """Pays for what the peers would have done too; open to the meta-gradient.
+
+    So the targets of one agent depend on the parameters of the others.
+    """
+
+    def targets(
+        self,
+        meta_params: Params,
+        rule_state: Params,
+        experience: Experience,
+        key: jax.Array,
+    ) -> tuple[Targets, Params, Metrics]:
+        targets, *rest = super().targets(meta_params, rule_state, experience, key)
+        t, peers = experience.transitions, experience.peers
+        log_pi = jax.nn.log_softmax(peers.outputs["logits"][:, :-1])  # [P, T, B, A]
+        actions = jnp.broadcast_to(t.actions, log_pi.shape[:-1])
+        likely = jnp.sum(take_action(log_pi, actions), axis=0)
+        return {"weight": targets["weight"] + meta_params["gain"] * likely}, *rest
+
 
 DISCO = Disco(tiny.DISCO)
+PEERS = Imitation(peer_cost=0.3)
 PULL = tiny.Scaled(peer_cost=0.3, target_network=TargetNetwork("copy", every=2))
 SCALED = {"gain": np.asarray(1.5), "bias": np.asarray(-0.25)}
 
@@ -82,8 +107,15 @@ def distance(found: object, expected: object) -> float:
         (DISCO, 4, 1, False),
         (PULL, 1, 1, True),
         (PULL, 4, 2, True),
+        (PEERS, 4, 3, False),
     ],
-    ids=["disco", "disco, kept", "one update", "peers and copied target"],
+    ids=[
+        "disco",
+        "disco, kept",
+        "one update",
+        "peers and copied target",
+        "targets read peers, no target network",
+    ],
 )
 def test_it_equals_reverse_mode(
     rule: UpdateRule, updates: int, peers: int, remat: bool, x64: None
@@ -98,6 +130,30 @@ def test_it_equals_reverse_mode(
         np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-14)
     assert sum(np.linalg.norm(x) for x in jax.tree.leaves(expected)) > 1e-4
     tiny.assert_close((values, metrics), tuple(rest))
+
+
+def test_what_peers_do_in_each_others_targets_counts(x64: None) -> None:
+    # The rule above would compare nothing if its term had no part in the gradient.
+    window = window_for(PEERS, updates=4, peers=3)
+    grads, *_ = compute(ReverseMode, PEERS, window)
+    constant, *_ = compute(ReverseMode, tiny.Scaled(peer_cost=0.3), window)
+    assert distance(grads, constant) > 0.1
+
+
+def test_groups_differentiated_together_are_those_apart(x64: None) -> None:
+    # Five groups, three and two at once.
+    window = tiny.stack(
+        [tiny.window_for(loop_for(PULL), g, updates=2, peers=2) for g in range(5)]
+    )
+    gradient = partial(jax.jit, compiler_options=tiny.QUICK)
+    together, expected = (
+        gradient(kind(loop_for(PULL), chunk=chunk).gradient)(SCALED, window)
+        for kind, chunk in ((MixedMode, 3), (ReverseMode, 1))
+    )
+    assert distance(together[0], expected[0]) < 1e-10
+    tiny.assert_close(together[1:], expected[1:])
+    # Each group has a gradient of its own.
+    assert np.ptp(expected[0]["gain"]) > 1e-3
 
 
 def test_in_float32_it_is_as_near_to_float64_as_reverse_mode(x64: None) -> None:

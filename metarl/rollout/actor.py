@@ -22,8 +22,8 @@ from metarl.config import EnvironmentConfig
 from metarl.envs.pool import Episodes, PoolState, Step
 from metarl.envs.pools import make_pools, pool_seed, restore_pools
 from metarl.envs.tasks import Task
-from metarl.rollout.memory import empty_for_device
-from metarl.types import Rollout, Transitions
+from metarl.rollout.buffers import Buffers, as_rollout, empty_buffers
+from metarl.types import Rollout
 
 _NO_EPISODES = Episodes(np.zeros(0), np.zeros(0, np.int64))
 
@@ -191,7 +191,7 @@ class Actor:
         if key.ndim == 0:
             key = jax.random.split(key, (groups, peers))
         keys = split_groups(key, self._sizes)
-        buffers = self._buffers(length)
+        buffers = empty_buffers(self._pools[0].spec, self.shape, length=length)
         starts = np.concatenate([[0], np.cumsum(self._sizes)])
         steps = jax.device_put(list(np.arange(length, dtype=np.int32)))
         for g, k in self._members(range(groups)):
@@ -207,7 +207,7 @@ class Actor:
                         self._receive(buffers, members, t - 1)
                     self._act(buffers, members, t, (chunk, chunk_keys, steps[t]))
             self._receive(buffers, range(groups), length - 1)
-        return _rollout(buffers)
+        return as_rollout(buffers)
 
     @property
     def num_pools(self) -> int:
@@ -308,14 +308,14 @@ class Actor:
 
     def _act(
         self,
-        buffers: dict[str, npt.NDArray[Any]],
+        buffers: Buffers,
         groups: range,
         t: int,
         chunk: tuple[AgentState, jax.Array, jax.Array],
     ) -> None:
         start = time.perf_counter()
         agents, keys, step = chunk
-        # On CPU the device reads this memory itself: see `empty_for_device`.
+        # On CPU the device reads this memory itself: see `empty_buffers`.
         seen = buffers["observations"][groups.start : groups.stop, :, t]
         actions, logits = jax.device_get(
             _act(self._agent, agents, jax.device_put(seen), keys, step)
@@ -326,9 +326,7 @@ class Actor:
             self._pools[g * self._peers + k].send(buffers["actions"][g, k, t])
         self._times["inference"] += time.perf_counter() - start
 
-    def _receive(
-        self, buffers: dict[str, npt.NDArray[Any]], groups: range, t: int
-    ) -> None:
+    def _receive(self, buffers: Buffers, groups: range, t: int) -> None:
         start = time.perf_counter()
         for g, k in self._members(groups):
             into = buffers["observations"][g, k, t + 1]
@@ -336,23 +334,6 @@ class Actor:
             for name in ("rewards", "raw_rewards", "is_terminal", "cut", "valid"):
                 buffers[name][g, k, t] = getattr(step, name)
         self._times["env"] += time.perf_counter() - start
-
-    def _buffers(self, length: int) -> dict[str, npt.NDArray[Any]]:
-        """Return fresh arrays: the device may share the memory of what it is given."""
-        spec, lead = self._pools[0].spec, (*self.shape[:2], length, self.shape[2])
-        observations = (*self.shape[:2], length + 1, self.shape[2])
-        return {
-            "observations": empty_for_device(
-                (*observations, *spec.observation_shape), spec.observation_dtype
-            ),
-            "actions": np.empty(lead, np.int32),
-            "behaviour_logits": np.empty((*lead, spec.num_actions), np.float32),
-            "rewards": np.empty(lead, np.float32),
-            "raw_rewards": np.empty(lead, np.float32),
-            "is_terminal": np.empty(lead, np.bool_),
-            "cut": np.empty(lead, np.bool_),
-            "valid": np.empty(lead, np.bool_),
-        }
 
 
 def _policy(agents: AgentState) -> AgentState:
@@ -370,22 +351,3 @@ def _join(first: Episodes, then: Episodes) -> Episodes:
         returns=np.concatenate([first.returns, then.returns]),
         lengths=np.concatenate([first.lengths, then.lengths]),
     )
-
-
-def _rollout(buffers: dict[str, npt.NDArray[Any]]) -> Rollout:
-    """Return the buffers with what follows from them."""
-    returns, valid = buffers.pop("raw_rewards").sum(axis=2), buffers["valid"]
-    fields: dict[str, Any] = {
-        **buffers,
-        "learn": np.ones(valid.shape, np.float32),
-        "own": np.ones(valid.shape, np.bool_),
-        "returns": returns,
-        "success": returns > 0,
-        "env_steps": valid.sum(axis=(2, 3), dtype=np.int32),
-    }
-    transitions = {
-        field.name: fields.pop(field.name)
-        for field in dataclasses.fields(Transitions)
-        if field.name in fields
-    }
-    return Rollout(transitions=Transitions(**transitions), **fields)

@@ -37,7 +37,8 @@ class Game:
     Attributes:
       task_id: EnvPool's name of it.
       family: decides the observations, and which options apply.
-      random_score: mean return of a random policy, where published.
+      random_score: mean return of a random policy, where published; of ProcGen the
+        lower end of the published range.
       human_score: that of a human player.
       best_score: the highest return there is, where that is known.
     """

@@ -104,13 +104,13 @@ def score_table(evaluation: Evaluation) -> DataTable:
             if not cells:
                 continue
             returns = evaluation.returns(rule.name, task)
-            result = cells[0].result
+            result, status = cells[0].result, evaluation.status(rule.name, task)
             has_score = bool(returns) and scale.kind != "raw"
             rows.append(
                 (
                     task.name,
                     rule.name,
-                    STATUS_WORDS.get(result.status, result.status),
+                    STATUS_WORDS.get(status, status),
                     interval_of(returns) if returns else None,
                     interval_of(evaluation.scores(rule.name, task))
                     if has_score

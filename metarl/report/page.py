@@ -26,8 +26,9 @@ _METHODS = (
     "held the true mean in 76, 85, 90 and 93 % of cases.",
     "Scores: (return − random) / (reference − random). The reference is the published "
     "human score; where there is none, the best possible return; where that is not "
-    "known either, the baseline rule's mean here. Random is the published score with a "
-    "human reference, else what the rule “random” got here.",
+    "known either, the baseline rule's mean here. Random is the published score where "
+    "there is one (of ProcGen the lower end of its range), else what the rule “random” "
+    "got here.",
     "Seen, validation, held out: what the manifest of a rule says of a game. Games of "
     "different status and scores of different kinds are never averaged together. A "
     "rule without meta-parameters has seen no game, and is shown beside the others.",

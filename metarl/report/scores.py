@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from metarl.envs.suites import GAMES, Game
 from metarl.errors import UserError, nearest
+from metarl.evaluation.cells import completed_identity
 from metarl.evaluation.results import CellRecord
 from metarl.statistics import Estimate, Runs, interval, mean
 
@@ -23,6 +24,7 @@ DEFAULT_BASELINE = "actor_critic"
 WANTED_EPISODES = 100
 _DESCRIBES_NOTHING = ("curve_points",)
 """Settings that do not decide a result."""
+_LEAST_TRUSTED_FIRST = ("seen", "validation", "unknown", "held_out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,9 +135,14 @@ class Evaluation:
         return [self.scales[task].score(x) for x in self.returns(rule, task)]
 
     def status(self, rule: str, task: Task) -> str:
-        """Return what the rule's manifest said of the game; empty where not run."""
-        found = self.cells.get((rule, task), ())
-        return found[0].result.status if found else ""
+        """Return what the rule's manifest said of the game; empty where not run.
+
+        Of seeds that differ, as where the game validated the rule in between, the one
+        that claims the least.
+        """
+        found = {cell.result.status for cell in self.cells.get((rule, task), ())}
+        known = [status for status in _LEAST_TRUSTED_FIRST if status in found]
+        return known[0] if known else min(found, default="")
 
     def folder_of(self, cell: CellRecord) -> Path:
         """Return the results_dir that a cell is from."""
@@ -214,12 +221,16 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def first_difference(one: CellRecord, other: CellRecord) -> str:
     """Return a setting that two cells differ in, as text; empty where there is none.
 
-    A setting that only one of them has is of another version, and no difference.
+    A cell of an earlier version has the settings that came later at their defaults, as
+    an evaluation that goes on takes it.
     """
-    first, second = flat(one.settings), flat(other.settings)
-    for name, value in first.items():
-        if name in second and name not in _DESCRIBES_NOTHING and second[name] != value:
-            return f"{name} = {value} and {second[name]}"
+    if one.settings == other.settings:
+        return ""
+    first, second = (flat(completed_identity(x.settings)) for x in (one, other))
+    for name in dict.fromkeys([*first, *second]):
+        values = [str(found.get(name, "nothing")) for found in (first, second)]
+        if name not in _DESCRIBES_NOTHING and first.get(name) != second.get(name):
+            return f"{name} = {' and '.join(values)}"
     return ""
 
 
@@ -310,8 +321,9 @@ def _scale(evaluation: Evaluation, task: Task) -> Scale:
         if rule.is_random
         for x in evaluation.returns(rule.name, task)
     ]
-    random = sum(measured) / len(measured) if measured else game.random_score
-    is_measured = bool(measured)
+    random, is_measured = game.random_score, False
+    if random is None and measured:
+        random, is_measured = sum(measured) / len(measured), True
     if random is None:
         why = "no random score is known: evaluate the rule `random` too"
         return Scale("raw", why_raw=why)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from report_cells import make_cell, store, store_all
 
+from metarl.envs import availability
 from metarl.errors import UserError
-from metarl.report import compare, scores
+from metarl.report import compare, evaluation_tables, scores
 from metarl.report.inputs import read_inputs
 from metarl.report.scores import Evaluation, Task
 
@@ -57,6 +60,20 @@ def test_else_the_best_return_with_random_measured(tmp_path):
     assert found.random_is_measured
     values = evaluation.scores("actor_critic", Task("Catch-v0"))
     assert values == [pytest.approx(1.0), pytest.approx(0.9 / 1.8)]
+
+
+def test_procgen_keeps_its_published_range(tmp_path, monkeypatch):
+    # Whether this machine can play it or not.
+    monkeypatch.setattr(availability, "require", lambda *_: None)
+    game = "StarpilotHard-v0"  # 1.5 to 35
+    store_all(
+        tmp_path, {("actor_critic", game): [35.0, 18.25], ("random", game): [3.0]}
+    )
+    evaluation = read(tmp_path)
+    found = scale(evaluation, game)
+    assert (found.kind, found.random, found.reference) == ("best", 1.5, 35.0)
+    assert not found.random_is_measured
+    assert evaluation.scores("actor_critic", Task(game)) == [1.0, 0.5]
 
 
 def test_without_a_random_score_returns_stay_raw(tmp_path):
@@ -148,6 +165,18 @@ def test_statuses_are_never_aggregated_together(tmp_path):
     assert groups[1].common == (Task("Pong-v5"),)
     # The hand-written rule has seen nothing: it is the comparison in both.
     assert groups[1].rules == ("mine", "actor_critic")
+
+
+def test_a_game_that_validated_the_rule_between_two_seeds_is_not_held_out(tmp_path):
+    for seed, used in ((1, ()), (2, ("Pong-v5",))):
+        rule = {"sha256": "a" * 64, "games_validation": used}
+        store(tmp_path, make_cell("mine", "Pong-v5", seed, **rule), 5.0 * seed)
+    evaluation = read(tmp_path)
+    assert evaluation.status("mine", Task("Pong-v5")) == "validation"
+    (found,) = compare.make_groups(evaluation)
+    assert found.status == "validation"
+    (row,) = evaluation_tables.score_table(evaluation).rows
+    assert row[2] == "validation"
 
 
 def test_an_unknown_origin_is_a_group_of_its_own(tmp_path):
@@ -271,6 +300,36 @@ def test_seeds_with_other_settings_are_refused(tmp_path):
     cell = make_cell("actor_critic", "Pong-v5", 2, "env_steps=2000")
     store(tmp_path / "b", cell, 1.0)
     with pytest.raises(UserError, match="env_steps = 1000 and 2000; report them apart"):
+        read(tmp_path / "a", tmp_path / "b")
+
+
+def rewrite(folder, **settings) -> None:
+    """Change settings of the one cell of a folder, or drop them where None."""
+    (path,) = (folder / "cells").iterdir()
+    tree = json.loads(path.read_text())
+    for name, value in settings.items():
+        tree["settings"][name] = value
+        if value is None:
+            del tree["settings"][name]
+    path.write_text(json.dumps(tree))
+
+
+def test_a_setting_of_a_later_version_is_at_its_default_before(tmp_path):
+    share = "final_score.last_share=0.1"
+    for folder, seed, given in (("a", 1, ()), ("b", 2, ()), ("c", 3, (share,))):
+        cell = make_cell("actor_critic", "Pong-v5", seed, *given)
+        store(tmp_path / folder, cell, 1.0)
+    rewrite(tmp_path / "a", final_score=None)
+    assert len(list(read(tmp_path / "a", tmp_path / "b").records())) == 2
+    with pytest.raises(UserError, match=r"final_score\.last_share = None and 0\.1"):
+        read(tmp_path / "a", tmp_path / "c")
+
+
+def test_tuned_and_untuned_seeds_are_refused(tmp_path):
+    for folder, seed in (("a", 1), ("b", 2)):
+        store(tmp_path / folder, make_cell("actor_critic", "Pong-v5", seed), 1.0)
+    rewrite(tmp_path / "a", tuning={"chosen": 5e-4})
+    with pytest.raises(UserError, match=r"tuning\.chosen = 0\.0005 and nothing"):
         read(tmp_path / "a", tmp_path / "b")
 
 

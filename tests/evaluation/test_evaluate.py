@@ -213,7 +213,7 @@ def test_curves_are_tracked_by_cell(tmp_path):
     assert rows[-1]["global_step"] == result.env_steps
     assert rows[-1]["charts/episodic_length"] == 4
     assert -1 <= rows[-1]["charts/episodic_return"] <= 1
-    assert rows[-1]["charts/learning_rate"] == pytest.approx(2e-3)
+    assert rows[-1]["charts/learning_rate"] == pytest.approx(1e-3)
     assert rows[-1]["losses/entropy"] > 0
 
 
@@ -231,7 +231,7 @@ def test_main_prints_a_table_and_where_the_results_are(tmp_path, capsys):
 def test_the_resolved_settings_are_kept_with_each_cell(tmp_path):
     run(tmp_path, "seeds=[1]")
     stored = json.loads(cell_file(tmp_path, 1).read_text())
-    assert stored["settings"]["agent"]["optimizer"]["learning_rate"] == 2e-3
+    assert stored["settings"]["agent"]["optimizer"]["learning_rate"] == 1e-3
     assert stored["settings"]["environment"]["options"] == {"height": 5, "width": 5}
     assert stored["settings"]["update_rule"]["num_bins"] == 5
     assert stored["about"]["versions"]["jax"] == jax.__version__

@@ -52,8 +52,8 @@ def test_tables_have_the_columns_that_were_agreed(tmp_path):
     text = (tmp_path / "results.csv").read_text()
     assert text.splitlines() == [
         COLUMNS,
-        "actor_critic,Catch-v0,held_out,1,1,100,3,,,0,100,,0.002,False,",
-        "actor_critic,Catch-v0,held_out,2,1,100,3,0.5,,1,100,,0.002,False,",
+        "actor_critic,Catch-v0,held_out,1,1,100,3,,,0,100,,0.001,False,",
+        "actor_critic,Catch-v0,held_out,2,1,100,3,0.5,,1,100,,0.001,False,",
     ]
     rows = json.loads((tmp_path / "results.json").read_text())
     assert rows == [dataclasses.asdict(result) for result in merged]
@@ -169,7 +169,7 @@ def test_a_finished_cell_is_known_and_another_is_not(tmp_path):
         ("env_steps=7", "env_steps = 200000, not 7"),
         (
             "agent.optimizer.learning_rate=0.5",
-            "agent.optimizer.learning_rate = 0.002, not 0.5",
+            "agent.optimizer.learning_rate = 0.001, not 0.5",
         ),
         (
             "agent.network.torso={kind: impala}",

@@ -211,7 +211,8 @@ def plan(
       overrides: the user's `key=value`.
 
     Raises:
-      UserError: a rule, game or setting does not exist, or two rules share a name.
+      UserError: a rule, game or setting does not exist, or two rules or cells share a
+        name.
     """
     user = _user_config(files, overrides)
     tasks = resolve_environment(user.environment, same_shapes=False)
@@ -233,7 +234,22 @@ def plan(
                 rule, task, user.seeds[0], env_steps, files=files, overrides=overrides
             )
             cells += [dataclasses.replace(first, seed=seed) for seed in user.seeds]
+    _require_own_names(cells)
     return cells
+
+
+def _require_own_names(cells: Sequence[Cell]) -> None:
+    """Refuse two cells whose results would be one file."""
+    named: dict[str, Cell] = {}
+    for cell in cells:
+        other = named.setdefault(cell.name, cell)
+        if other is not cell:
+            pair = (other.rule.name, other.game), (cell.rule.name, cell.game)
+            one, two = (f"{rule} on {game}" for rule, game in pair)
+            raise UserError(
+                f"results_dir: {one} and {two} would both be cells/{cell.name}.json "
+                "(evaluate them apart, into two folders)"
+            )
 
 
 def new_cell(

@@ -194,8 +194,12 @@ def is_finished(results_dir: Path, cell: Cell) -> bool:
     path = _path(results_dir, cell)
     if not path.is_file():
         return False
-    before = _flat(completed_identity(_read(path)["settings"]))
-    now = _flat(cell.identity())
+    tree = _read(path)
+    # Of names that no file can have, two may have become one.
+    of = {"rule": cell.rule.name, "game": cell.game, "seed": cell.seed}
+    before = {name: tree["result"].get(name) for name in of}
+    before |= _flat(completed_identity(tree["settings"]))
+    now = {**of, **_flat(cell.identity())}
     fields = dict.fromkeys([*now, *before])
     # The grid first: what it chose differs too where it does.
     for field in sorted(fields, key=lambda name: not name.startswith("tuning.")):

@@ -7,6 +7,7 @@ import pytest
 from metarl.errors import UserError
 from metarl.evaluation.batches import batches
 from metarl.evaluation.cells import plan, require_an_update
+from metarl.evaluation.results import is_finished, make_result, write_cell
 from metarl.rule_files import load_rule
 
 CATCH = "environment.suite=catch_5x5"
@@ -128,6 +129,21 @@ def test_what_decides_a_result_is_its_identity():
 def test_mistakes_are_named(rules, overrides, message):
     with pytest.raises(UserError, match=message):
         plan(rules, overrides=overrides)
+
+
+def test_cells_of_one_file_are_refused(tmp_path):
+    rule = load_rule("actor_critic")
+    one, two = (dataclasses.replace(rule, name=name) for name in ("a b", "a/b"))
+    settings = [CATCH, "seeds=[1]", "env_steps=1000"]
+    with pytest.raises(UserError, match="a b on Catch-v0 and a/b on Catch-v0 would"):
+        plan([one, two], overrides=settings)
+    # Nor is the one taken for the other later.
+    (cell,), (other,) = (plan([r], overrides=settings) for r in (one, two))
+    done = make_result(cell, env_steps=1000, episodes=1, last_returns=[1.0])
+    write_cell(tmp_path, cell, done, [], {})
+    assert is_finished(tmp_path, cell)
+    with pytest.raises(UserError, match='with rule = "a b", not "a/b"'):
+        is_finished(tmp_path, other)
 
 
 def test_names_are_safe_for_files():

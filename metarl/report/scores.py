@@ -6,6 +6,7 @@ Between `inputs.py` and `compare.py`; draws and writes nothing.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -164,10 +165,11 @@ def gather(
 
     Raises:
       UserError: two folders contradict each other, cells of one rule on one game
-        differ in their settings, or there is no such baseline.
+        differ in their settings, a return is no number, or there is no such baseline.
     """
     cells: dict[tuple[str, Task], dict[int, tuple[Path, CellRecord]]] = {}
     for path, record in records:
+        _refuse_no_number(path, record)
         by_seed = cells.setdefault((rule_name(record), task_of(record)), {})
         seed = record.result.seed
         if seed in by_seed:
@@ -232,6 +234,16 @@ def first_difference(one: CellRecord, other: CellRecord) -> str:
         if name not in _DESCRIBES_NOTHING and first.get(name) != second.get(name):
             return f"{name} = {' and '.join(values)}"
     return ""
+
+
+def _refuse_no_number(path: Path, record: CellRecord) -> None:
+    """Raise UserError where an environment paid what cannot be averaged."""
+    value = record.result.mean_return
+    if value is not None and not math.isfinite(value):
+        raise UserError(
+            f"report: {path} has {_cell(record)}, whose return is {value} (its "
+            "environment must pay finite rewards)"
+        )
 
 
 def _refuse_contradiction(

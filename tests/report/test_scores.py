@@ -340,6 +340,13 @@ def test_two_rules_of_one_name_are_refused(tmp_path):
         read(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.mark.parametrize("final", [float("nan"), float("-inf")])
+def test_a_return_that_is_no_number_is_one_line(tmp_path, final):
+    store(tmp_path, make_cell("actor_critic", "Pong-v5", 4), final)
+    with pytest.raises(UserError, match=f"Pong-v5 with seed 4, whose return is {final}"):
+        read(tmp_path)
+
+
 def test_an_unknown_baseline_is_named_with_the_nearest(tmp_path):
     store(tmp_path, make_cell("actor_critic", "Pong-v5", 1), 1.0)
     with pytest.raises(UserError, match="did you mean 'actor_critic'"):

@@ -343,7 +343,9 @@ def test_two_rules_of_one_name_are_refused(tmp_path):
 @pytest.mark.parametrize("final", [float("nan"), float("-inf")])
 def test_a_return_that_is_no_number_is_one_line(tmp_path, final):
     store(tmp_path, make_cell("actor_critic", "Pong-v5", 4), final)
-    with pytest.raises(UserError, match=f"Pong-v5 with seed 4, whose return is {final}"):
+    with pytest.raises(
+        UserError, match=f"Pong-v5 with seed 4, whose return is {final}"
+    ):
         read(tmp_path)
 
 

@@ -97,7 +97,7 @@ def _use_cache(folder: Path) -> None:
 
 
 def release_memory() -> None:
-    """Give back to the system what the compiler has freed: about 1 GiB for a meta-step.
+    """Give back to the system what the compiler has freed: 0.2 to 1 GB for a meta-step.
 
     The C library of Linux keeps it otherwise; elsewhere this does nothing.
     """

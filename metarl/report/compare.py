@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from metarl import statistics
+from metarl.evaluation.cells import completed_identity
 from metarl.evaluation.results import CellRecord
 from metarl.report.scores import Evaluation, Kind, Task, interval_of
 from metarl.statistics import Estimate, FloatArray, Profile, Runs
@@ -34,6 +35,14 @@ KIND_TITLES: dict[Kind, str] = {
     "raw": "raw returns",
 }
 _CURVE_POINTS = 20
+_OF_THE_GAME = (
+    "sticky_actions",
+    "max_episode_frames",
+    "noop_max",
+    "frame_skip",
+    "fire_reset",
+)
+"""Options of Atari by which one and the same policy gets other returns."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +136,24 @@ def random_of(evaluation: Evaluation, task: Task) -> Estimate | None:
             return interval_of(returns)
     random = evaluation.scales[task].random
     return None if random is None else Estimate(random)
+
+
+def played_unlike(evaluation: Evaluation, task: Task) -> list[str]:
+    """Return the options by which not all rules have played the same Atari game."""
+    found: dict[str, dict[str, None]] = {}
+    for rule in evaluation.rules:
+        for cell in evaluation.cells.get((rule.name, task), ())[:1]:
+            if not cell.result.protocol:
+                continue  # not Atari
+            atari = completed_identity(cell.settings)["environment"]["atari"]
+            for name in _OF_THE_GAME:
+                if name in atari:
+                    found.setdefault(name, {})[str(atari[name])] = None
+    return [
+        f"{name} = {' and '.join(values)}"
+        for name, values in found.items()
+        if len(values) > 1
+    ]
 
 
 def make_groups(evaluation: Evaluation) -> list[Group]:

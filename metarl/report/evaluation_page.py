@@ -111,6 +111,7 @@ def cautions(evaluation: Evaluation) -> list[str]:
     """Return what a reader should know before the numbers."""
     found = [
         *_about_budgets(evaluation),
+        *_about_games(evaluation),
         *_about_seeds(evaluation),
         *_about_origin(evaluation),
     ]
@@ -155,6 +156,16 @@ def _unequal_budgets(group: Group, cells: Sequence[CellRecord]) -> Iterable[str]
                 f"{task.name}: agents have learned from {number(min(frames))} to "
                 f"{number(max(frames))} frames, which is no fair comparison."
             )
+
+
+def _about_games(evaluation: Evaluation) -> Iterable[str]:
+    """Say where rules bring options of their own, as those of their meta-training."""
+    found: dict[str, list[str]] = {}
+    for task in evaluation.tasks:
+        if unlike := compare.played_unlike(evaluation, task):
+            found.setdefault("; ".join(unlike), []).append(task.name)
+    for options, names in found.items():
+        yield f"Not the same game to all rules: {', '.join(names)} ({options})."
 
 
 def _about_seeds(evaluation: Evaluation) -> Iterable[str]:

@@ -155,6 +155,19 @@ def test_cautions_name_what_is_amiss(tmp_path):
     assert "no episode finished" in text
 
 
+def test_rules_that_played_other_games_by_one_name_are_told(tmp_path):
+    sticky = "environment.atari.sticky_actions=0.25"
+    colour = "environment.atari.grayscale=false"  # what is seen, not what is played
+    for game, given in (("Pong-v5", sticky), ("Boxing-v5", colour)):
+        store(tmp_path, make_cell("actor_critic", game, 1), 1.0)
+        store(tmp_path, make_cell("mine", game, 1, given), 1.0)
+    store(tmp_path, make_cell("random", "Catch-v0", 1, sticky), 0.0)
+    store(tmp_path, make_cell("mine", "Catch-v0", 1), 0.0)
+    text, _ = report(tmp_path)
+    said = "rules: Pong-v5 (sticky_actions = 0.25 and 0.0)."
+    assert text.count("Not the same game to all rules") == text.count(said) == 1
+
+
 def test_where_no_episode_finished_there_is_a_page_all_the_same(tmp_path):
     store(tmp_path, make_cell("random", "Pong-v5", 1), None)
     text, elements = report(tmp_path)

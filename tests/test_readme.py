@@ -47,8 +47,9 @@ def words_of(command: str) -> list[str]:
 COMMANDS = typed_commands(README)
 OF_EVALUATION = [
     command
-    for command in typed_commands(ROOT / "docs" / "evaluation.md")
-    if command.startswith("metarl evaluate")
+    for page in ("evaluation.md", "report.md")
+    for command in typed_commands(ROOT / "docs" / page)
+    if command.startswith(("metarl evaluate ", "metarl report "))
 ]
 
 

@@ -89,7 +89,9 @@ def plan_grids(
                     f"tuning.games='[Assault-v5]')"
                 )
         grids[key] = _grid(cell, tasks, files, overrides)
-    return list(grids.values())
+    found = list(grids.values())
+    _require_equal_budgets(found)
+    return found
 
 
 def tuned_cells(
@@ -232,6 +234,21 @@ def _tasks(cell: Cell) -> tuple[Task, ...]:
         )
     suite = suites.get_suite(ATARI_GAMES)
     return tuple(Task(suites.GAMES[name], suite.options) for name in suite.games)
+
+
+def _require_equal_budgets(grids: Iterable[Grid]) -> None:
+    """Refuse to try a rate on a game twice: for one family longer than for another."""
+    tries: dict[tuple[float, str], Cell] = {}
+    for grid in grids:
+        for cell in (cell for option in grid.tries for cell in option):
+            rate = cell.settings.agent.optimizer.learning_rate
+            other = tries.setdefault((rate, cell.name), cell)
+            if other.env_steps != cell.env_steps:
+                raise UserError(
+                    f"tuning.env_steps: needed here, where the scored games have "
+                    f"budgets of {other.env_steps:,} and {cell.env_steps:,} steps and "
+                    f"are both tuned for on {cell.game}"
+                )
 
 
 def _grid(

@@ -89,7 +89,11 @@ def test_factors_multiply_the_rate_that_each_game_has():
 def test_games_of_the_same_family_come_first():
     named = "tuning.games=[CartPole-v1, Assault-v5]"
     first, second = grids(
-        ["actor_critic"], "environment.games=[Pong, Catch-v0]", RATES, named
+        ["actor_critic"],
+        "environment.games=[Pong, Catch-v0]",
+        RATES,
+        named,
+        "tuning.env_steps=1e5",
     )
     assert [cell.game for cell in first.tries[0]] == ["Assault-v5"]
     assert [cell.game for cell in second.tries[0]] == ["CartPole-v1", "Assault-v5"]
@@ -114,6 +118,14 @@ def test_games_of_the_same_family_come_first():
         ([CATCH, "tuning.factors=[2, 2]", *TRIED], r"tuning\.factors: .*each once"),
         ([CATCH, RATES, *TRIED, "tuning.seeds=[]"], r"tuning\.seeds: \[\]"),
         ([CATCH, RATES, "tuning.games=[Pogn]"], "unknown game 'Pogn'"),
+        (
+            [
+                "environment.games=[Catch-v0, MiniGrid-Unlock-v0]",
+                RATES,
+                "tuning.games=[CartPole-v1]",
+            ],
+            r"tuning\.env_steps: needed here.*of 200,000 and 2,000,000 steps",
+        ),
     ],
 )
 def test_mistakes_are_named(overrides, message):

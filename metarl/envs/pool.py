@@ -121,7 +121,7 @@ class Pool:
         if isinstance(task, suites.Game):
             task = tasks.Task(task)
         self.task = task
-        self.config = tasks.apply_protocol(config)
+        self.config = tasks.as_played(task, config)
         self.spec = tasks.pool_spec(task, config)
         self.num_envs = num_envs
         self.seed = seed

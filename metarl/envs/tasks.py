@@ -87,9 +87,14 @@ def apply_protocol(config: EnvironmentConfig) -> EnvironmentConfig:
     )
 
 
+def as_played(task: Task, config: EnvironmentConfig) -> EnvironmentConfig:
+    """Return the configuration that is in force; a protocol is for Atari alone."""
+    return apply_protocol(config) if task.game.family == "atari" else config
+
+
 def pool_spec(task: Task, config: EnvironmentConfig) -> PoolSpec:
     """Return the shapes of a task's observations and actions."""
-    config = apply_protocol(config)
+    config = as_played(task, config)
     name, family = task.game.task_id, task.game.family
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]

@@ -15,7 +15,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from metarl import config_loader
-from metarl.config import DiscoConfig, EnvironmentConfig, EvaluationConfig, PPOConfig
+from metarl.config import (
+    AtariOptions,
+    DiscoConfig,
+    EnvironmentConfig,
+    EvaluationConfig,
+    PPOConfig,
+)
 from metarl.envs.suites import Family
 from metarl.envs.tasks import STATE_SIZE, resolve_environment
 from metarl.errors import UserError
@@ -196,7 +202,14 @@ def settings_for(
         EvaluationConfig().model_dump(mode="json"),
         {"env_steps": env_steps, **_defaults(rule, family, resembles, int(total))},
     )
-    return config_loader.validate(EvaluationConfig, config_loader.merge(tree, given))
+    settings = config_loader.validate(
+        EvaluationConfig, config_loader.merge(tree, given)
+    )
+    if family == "atari":
+        return settings
+    # No protocol is in force, and none is to stand in the result's settings.
+    environment = settings.environment.model_copy(update={"atari": AtariOptions()})
+    return settings.model_copy(update={"environment": environment})
 
 
 def user_tree(files: Sequence[Path], overrides: Sequence[str]) -> Tree:

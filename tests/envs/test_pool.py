@@ -186,6 +186,12 @@ def test_clipped_rewards_are_trained_on_and_raw_ones_counted() -> None:
 # --- Options ----------------------------------------------------------------------
 
 
+def test_a_protocol_of_atari_clips_no_other_rewards() -> None:
+    dqn = EnvironmentConfig(atari=AtariOptions(protocol="dqn"))
+    assert Pool("Pong-v5", dqn, num_envs=1, seed=0).config.clip_rewards
+    assert not Pool("Acrobot-v1", dqn, num_envs=1, seed=0).config.clip_rewards
+
+
 def test_the_full_set_plays_what_the_minimal_one_does_by_meaning() -> None:
     full = Pool("Pong", atari(), num_envs=1, seed=1)
     minimal = Pool("Pong", atari(full_action_set=False), num_envs=1, seed=1)

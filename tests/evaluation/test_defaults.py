@@ -199,6 +199,18 @@ def test_a_mistake_is_one_line_that_names_the_field():
         settings(discovered(), "catch", "replay.capacity=-1")
 
 
+def test_a_protocol_of_atari_says_nothing_of_other_games():
+    given = ["environment.atari.protocol=dqn", "environment.num_envs=3"]
+    atari, catch = (
+        settings_for(
+            load_rule("actor_critic"), family, env_steps=1000, overrides=given
+        ).environment
+        for family in ("atari", "catch")
+    )
+    assert (atari.atari.protocol, atari.num_envs) == ("dqn", 3)
+    assert (catch.atari.protocol, catch.num_envs) == ("default", 3)
+
+
 def test_settings_are_a_valid_configuration():
     for rule in (discovered(), load_rule("actor_critic")):
         for family in typing.get_args(suites.Family):

@@ -53,8 +53,8 @@ class Group:
       status: a key of `STATUS_TITLES`.
       kind: of the score.
       tasks: all of them.
-      common: those that the aggregates are of: every rule has them, and they are not
-        uninformative.
+      common: those that the aggregates are of: they are not uninformative, and every
+        rule that has half of the others or more has a score of each seed.
       rules: names of the rules that have all of `common`.
       statuses: of each discovered rule where `status` is mixed; else empty.
       index: tells mixed groups apart, from 1.
@@ -126,6 +126,15 @@ def evidence(evaluation: Evaluation, task: Task) -> Evidence:
     if any(low is not None and low > ceiling for low in lows):
         return "informative"
     return "undecided" if None in lows or not lows else "uninformative"
+
+
+def is_scored(evaluation: Evaluation, rule: str, task: Task) -> bool:
+    """Return whether a rule was run on a task, and every seed finished an episode.
+
+    A mean over those seeds alone that did would favour agents whose episodes are short.
+    """
+    cells = evaluation.cells.get((rule, task), ())
+    return bool(cells) and len(evaluation.returns(rule, task)) == len(cells)
 
 
 def random_of(evaluation: Evaluation, task: Task) -> Estimate | None:
@@ -302,11 +311,16 @@ def _group(
     """Return a group, and which of its tasks and rules can be compared."""
     informative = [t for t in tasks if evidence(evaluation, t) != "uninformative"]
     played = {
-        rule.name: {t for t in informative if evaluation.returns(rule.name, t)}
+        rule.name: {t for t in informative if is_scored(evaluation, rule.name, t)}
         for rule in evaluation.rules
     }
-    # The floor is shown where it can be, and takes no game from the others.
-    learning = [r.name for r in evaluation.rules if not r.is_random and played[r.name]]
+    # The floor is shown where it can be, and takes no game from the others; nor does a
+    # rule that has but few of them.
+    learning = [
+        rule.name
+        for rule in evaluation.rules
+        if not rule.is_random and 2 * len(played[rule.name]) >= len(informative)
+    ]
     common = tuple(
         t for t in informative if learning and all(t in played[r] for r in learning)
     )

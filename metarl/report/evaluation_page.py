@@ -143,7 +143,10 @@ def _about_budgets(evaluation: Evaluation) -> Iterable[str]:
         protocols = sorted({cell.result.protocol for cell in cells} - {""})
         if len(protocols) > 1:
             yield f"{group.title}: protocols {', '.join(protocols)} are mixed."
-        if len({cell.result.tuned for cell in cells}) > 1:
+        # The rule `random` has no learning rate.
+        learning = {rule.name for rule in evaluation.rules if not rule.is_random}
+        tuned = {c.result.tuned for c in cells if c.result.rule in learning}
+        if len(tuned) > 1:
             yield f"{group.title}: only some learning rates were tuned."
 
 
@@ -244,12 +247,18 @@ def _which_games(evaluation: Evaluation, group: Group) -> Markup:
         lines.append(
             details(text, tag("p", names)) if is_long else tag("p", f"{text}: {names}.")
         )
-    for task in group.tasks:
-        if task not in group.common:
-            lines.append(
-                tag("p", f"Left out: {_why_left_out(evaluation, task)}.", class_="note")
-            )
-    return join(lines)
+    said = [
+        f"Left out: {_why_left_out(evaluation, task)}."
+        for task in group.tasks
+        if task not in group.common
+    ]
+    if group.common:
+        said += [
+            f"Not compared here: {rule.name}, which lacks some of these games."
+            for rule in evaluation.rules
+            if rule.name not in group.rules
+        ]
+    return join(lines + [tag("p", sentence, class_="note") for sentence in said])
 
 
 def _why_left_out(evaluation: Evaluation, task: Task) -> str:
@@ -258,8 +267,11 @@ def _why_left_out(evaluation: Evaluation, task: Task) -> str:
     lacking = [
         rule.name
         for rule in evaluation.rules
-        if not rule.is_random and not evaluation.returns(rule.name, task)
+        if not rule.is_random and not compare.is_scored(evaluation, rule.name, task)
     ]
+    if any(evaluation.returns(rule, task) for rule in lacking):
+        why = "in some seeds no episode finished"
+        return f"{task.name} ({why}: {', '.join(lacking)})"
     return f"{task.name} (no return of {', '.join(lacking) or 'any rule'})"
 
 

@@ -189,6 +189,34 @@ def test_uninformative_games_are_listed(tmp_path):
     assert "Left out: Boxing-v5 (uninformative" in text
 
 
+def test_a_game_with_a_seed_that_finished_no_episode_is_not_aggregated(tmp_path):
+    store_all(
+        tmp_path,
+        {
+            ("actor_critic", "Pong-v5"): [1.0, 2.0],
+            ("actor_critic", "Boxing-v5"): [90.0, 91.0],
+        },
+    )
+    store(tmp_path, make_cell("actor_critic", "Boxing-v5", 3), None)
+    text, _ = report(tmp_path)
+    assert "Aggregated over 1 game: Pong-v5." in text
+    why = "in some seeds no episode finished: actor_critic"
+    assert f"Left out: Boxing-v5 ({why})." in text
+
+
+def test_a_rule_with_few_of_the_games_takes_none_from_the_others(tmp_path):
+    store_all(
+        tmp_path,
+        {("actor_critic", game): [90.0, 91.0] for game in ("Boxing-v5", "Catch-v0")}
+        | {("actor_critic", game): [20.0, 21.0] for game in ("Pong-v5",)}
+        | {("actor_critic", "Breakout-v5"): [20.0, 21.0]}
+        | {("mine", "Pong-v5"): [20.0, 21.0]},
+    )
+    text, _ = report(tmp_path)
+    assert "Aggregated over 3 games: Boxing-v5, Breakout-v5, Pong-v5." in text
+    assert "Not compared here: mine, which lacks some of these games." in text
+
+
 def test_figures_of_an_earlier_report_go_and_other_files_stay(tmp_path):
     old = tmp_path / figures.FOLDER
     old.mkdir()

@@ -199,6 +199,11 @@ TORSO = "agent.network.torso"
         ),
         ("meta.remat=1", "meta.remat=1: must be true or false"),
         (
+            # One more than 32 bits count.
+            "population.lifetime_env_steps=2147483648",
+            "population.lifetime_env_steps=2147483648: must be less than 2147483648",
+        ),
+        (
             "agent.optimizer.learning_rate=fast",
             "agent.optimizer.learning_rate=fast: must be a number",
         ),

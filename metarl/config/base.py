@@ -10,6 +10,8 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+EnvSteps = Annotated[int, Field(gt=0, lt=2**31)]
+"""A budget of environment steps, which agents count in 32 bits."""
 
 
 class Model(BaseModel):

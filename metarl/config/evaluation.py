@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, PositiveInt
 
 from metarl.config.agent import AgentConfig
-from metarl.config.base import Model, Positive
+from metarl.config.base import EnvSteps, Model, Positive
 from metarl.config.environment import EnvironmentConfig
 from metarl.config.shared import RuntimeConfig, TrackingConfig
 
@@ -45,7 +45,7 @@ class TuningConfig(Model):
     games: tuple[str, ...] = ()
     """To try them on, none of which is scored; empty: atari3_val for Atari."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (1,)
-    env_steps: PositiveInt | None = None
+    env_steps: EnvSteps | None = None
     """Of each try; None: as many as what is scored."""
 
 
@@ -55,7 +55,7 @@ class EvaluationConfig(Model):
     exp_name: str = "evaluation"
     results_dir: Path = Path("results")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (1, 2, 3)
-    env_steps: PositiveInt | None = None
+    env_steps: EnvSteps | None = None
     """Of each cell, in total over a group; None: the suite's budget."""
     rollout_length: PositiveInt = 29
     replay: ReplayConfig = ReplayConfig()

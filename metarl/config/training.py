@@ -8,7 +8,14 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from metarl.config.agent import AgentConfig, Torso
-from metarl.config.base import Decay, Model, NonNegative, Positive, Probability
+from metarl.config.base import (
+    Decay,
+    EnvSteps,
+    Model,
+    NonNegative,
+    Positive,
+    Probability,
+)
 from metarl.config.environment import EnvironmentConfig
 from metarl.config.rules import DiscoConfig, RuleConfig
 from metarl.config.shared import RuntimeConfig, TrackingConfig
@@ -92,7 +99,7 @@ class PopulationConfig(Model):
     for 8,192."""
     rollout_length: PositiveInt = 16
     """T: transitions per agent update (N 29; REF 16)."""
-    lifetime_env_steps: PositiveInt = 200_000_000
+    lifetime_env_steps: EnvSteps = 200_000_000
     """Environment steps after which an agent is replaced by a new one, and schedules
     end (N: drawn from 200, 100, 50 and 20 million). The first lives are staggered."""
     chunk: PositiveInt = 1
@@ -129,7 +136,7 @@ class ValidationConfig(Model):
     """Games by task id, in place of a suite."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (1, 2, 3)
     """Of each game's agents."""
-    env_steps: PositiveInt | None = None
+    env_steps: EnvSteps | None = None
     """Of each agent; None: the suite's budget, as in `metarl evaluate`."""
     overrides: tuple[str, ...] = ()
     """Other settings of `metarl evaluate`, such as environment.num_envs=8, on top of

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,6 +72,7 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
         f"about {memory.estimate(first).cell_bytes / 2**20:,.0f} MiB each"
     )
     started = time.perf_counter()
+    diverged: dict[str, int] = {}  # environment steps by the cell's name
     with contextlib.ExitStack() as stack:
         trackers = {
             cell.name: stack.enter_context(_tracked(cell, results_dir))
@@ -79,8 +81,15 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
 
         def on_row(cell_run: CellRun, metrics: Mapping[str, float]) -> None:
             camera.keep(cell_run)
+            name = cell_run.cell.name
+            if name not in diverged and not math.isfinite(metrics.get("loss", 0.0)):
+                diverged[name] = cell_run.env_steps
+                say(
+                    f"warning: {name}: the loss is not finite after "
+                    f"{cell_run.env_steps:,} env steps; its agent learns no more"
+                )
             seconds = time.perf_counter() - started
-            trackers[cell_run.cell.name].log(
+            trackers[name].log(
                 _row(cell_run, metrics, seconds), global_step=cell_run.env_steps
             )
 
@@ -95,6 +104,8 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
                 "wall_s": seconds,
                 "suite": cell_run.cell.settings.environment.suite,
             }
+            if (at := diverged.get(cell_run.cell.name)) is not None:
+                about["diverged_at_env_steps"] = at
             if cell_run.cell.tuning is not None:
                 about["tuning_scores"] = list(cell_run.cell.tuning.scores)
             result = dataclasses.replace(

@@ -13,13 +13,9 @@ from metarl.config import TrackingConfig
 from metarl.console import say
 from metarl.errors import UserError
 from metarl.provenance import git_commit
+from metarl.report.cautions import cautions
 from metarl.report.contents import Contents
-from metarl.report.evaluation_page import (
-    cautions,
-    evaluation_sections,
-    facts,
-    legend,
-)
+from metarl.report.evaluation_page import evaluation_sections, facts, legend
 from metarl.report.figures import FOLDER, write_figures
 from metarl.report.inputs import Inputs, read_inputs
 from metarl.report.markup import Markup

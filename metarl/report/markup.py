@@ -134,3 +134,8 @@ def number(value: float | None, digits: int = 3) -> str:
         return f"{value:.2g}".replace("-", "−")
     whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
     return f"{value:.{digits - whole}f}".replace("-", "−")
+
+
+def count_of(count: int, word: str) -> str:
+    """Return a number of things."""
+    return f"{count} {word}" + ("" if count == 1 else "s")

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl.config import ActorCriticConfig
+from metarl.config import ActorCriticConfig, PolicyGradientConfig
 from metarl.errors import UserError
 from metarl.evaluation import evaluate, main, runner
 from metarl.evaluation.cells import plan
@@ -19,6 +20,7 @@ from metarl.evaluation.runner import BatchRun
 from metarl.rollout import actor
 from metarl.rule_files import LoadedRule, new_manifest
 from metarl.rules import make_rule
+from metarl.rules.policy_gradient import PolicyGradient
 
 TINY = [
     "environment.suite=catch_5x5",
@@ -52,6 +54,22 @@ def learned(folder: Path, seed: int) -> dict[str, object]:
     stored = json.loads(cell_file(folder, seed).read_text())
     assert stored["result"].pop("wall_s") > 0
     return {"result": stored["result"], "curve": stored["curve"]}
+
+
+class DivergingRule(PolicyGradient):
+    def loss(self, *arguments):
+        loss, metrics = super().loss(*arguments)
+        return jnp.nan * loss, metrics
+
+
+def test_an_agent_that_diverges_is_told_and_stored(tmp_path, capsys):
+    config = PolicyGradientConfig()
+    rule = LoadedRule(DivergingRule(config), {}, new_manifest(config), "small")
+    run(tmp_path, "seeds=[1]", rule=rule)
+    warning = "warning: small__Catch-v0__seed1: the loss is not finite after "
+    assert capsys.readouterr().out.count(warning) == 1
+    about = json.loads(cell_file(tmp_path, 1).read_text())["about"]
+    assert 0 < about["diverged_at_env_steps"] < 300
 
 
 @pytest.mark.parametrize("replay", [[], REPLAY])

@@ -142,7 +142,8 @@ def test_the_sections_in_their_order(tmp_path):
 def test_cautions_name_what_is_amiss(tmp_path):
     store(tmp_path, make_cell("actor_critic", "Pong-v5", 1), 1.0, episodes=7)
     other = make_cell("mine", "Pong-v5", 2)
-    store(tmp_path, other, None, about={**ABOUT, "commit": "fedcba"})
+    about = {**ABOUT, "commit": "fedcba", "diverged_at_env_steps": 500}
+    store(tmp_path, other, None, about=about)
     text, _ = report(tmp_path)
     cautions = text[text.index("Before you read") : text.index("</aside>")]
     for sentence in (
@@ -150,6 +151,7 @@ def test_cautions_name_what_is_amiss(tmp_path):
         "Cells come from 2 commits.",
         "Not run, of the grid of rules, games and seeds: 2 cells.",
         "Scored on fewer than 100 episodes: 2 cells.",
+        "Losses became infinite or NaN in 1 cell: mine on Pong-v5, seed 2.",
     ):
         assert sentence in cautions
     assert "no episode finished" in text

@@ -1,0 +1,116 @@
+"""What a reader of an evaluation should know before its numbers.
+
+Between `compare.py` and the page; sentences alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from metarl.evaluation.results import CellRecord
+from metarl.report import compare, evaluation_tables
+from metarl.report.compare import Group
+from metarl.report.markup import count_of, number
+from metarl.report.scores import Evaluation, task_of
+
+FEW_SEEDS = 5
+
+
+def cautions(evaluation: Evaluation) -> list[str]:
+    """Return what a reader should know before the numbers."""
+    found = [
+        *_about_budgets(evaluation),
+        *_about_games(evaluation),
+        *_about_seeds(evaluation),
+        *_about_origin(evaluation),
+    ]
+    missing = sum(len(s) for s in compare.missing_seeds(evaluation).values())
+    if missing:
+        found.append(
+            "Not run, of the grid of rules, games and seeds: "
+            f"{count_of(missing, 'cell')}."
+        )
+    thin = len(evaluation_tables.thin_table(evaluation).rows)
+    if thin:
+        found.append(f"Scored on fewer than 100 episodes: {count_of(thin, 'cell')}.")
+    diverged = [
+        f"{cell.result.rule} on {cell.result.game}, seed {cell.result.seed}"
+        for cell in evaluation.records()
+        if cell.about.get("diverged_at_env_steps") is not None
+    ]
+    if diverged:
+        found.append(
+            f"Losses became infinite or NaN in {count_of(len(diverged), 'cell')}: "
+            f"{', '.join(diverged)}."
+        )
+    if evaluation.baseline is None:
+        found.append(
+            "There is no baseline rule in these results (--baseline names one)."
+        )
+    return found
+
+
+def _about_budgets(evaluation: Evaluation) -> Iterable[str]:
+    for group in compare.make_groups(evaluation):
+        cells = [
+            cell
+            for task in group.tasks
+            for rule in evaluation.rules
+            for cell in evaluation.cells.get((rule.name, task), ())
+        ]
+        yield from _unequal_budgets(group, cells)
+        protocols = sorted({cell.result.protocol for cell in cells} - {""})
+        if len(protocols) > 1:
+            yield f"{group.title}: protocols {', '.join(protocols)} are mixed."
+        # The rule `random` has no learning rate.
+        learning = {rule.name for rule in evaluation.rules if not rule.is_random}
+        tuned = {c.result.tuned for c in cells if c.result.rule in learning}
+        if len(tuned) > 1:
+            yield f"{group.title}: only some learning rates were tuned."
+
+
+def _unequal_budgets(group: Group, cells: Sequence[CellRecord]) -> Iterable[str]:
+    for task in group.tasks:
+        frames = [cell.result.frames for cell in cells if task_of(cell) == task]
+        # Rollouts are not divided: budgets end a little apart.
+        if max(frames) > 1.1 * min(frames):
+            yield (
+                f"{task.name}: agents have learned from {number(min(frames))} to "
+                f"{number(max(frames))} frames, which is no fair comparison."
+            )
+
+
+def _about_games(evaluation: Evaluation) -> Iterable[str]:
+    """Say where rules bring options of their own, as those of their meta-training."""
+    found: dict[str, list[str]] = {}
+    for task in evaluation.tasks:
+        if unlike := compare.played_unlike(evaluation, task):
+            found.setdefault("; ".join(unlike), []).append(task.name)
+    for options, names in found.items():
+        yield f"Not the same game to all rules: {', '.join(names)} ({options})."
+
+
+def _about_seeds(evaluation: Evaluation) -> Iterable[str]:
+    counts = [len(cells) for cells in evaluation.cells.values()]
+    single = sum(count == 1 for count in counts)
+    if single:
+        yield (
+            f"{single} of {len(counts)} pairs of rule and game have one seed, which "
+            "says nothing of how much runs differ."
+        )
+    elif min(counts) < FEW_SEEDS:
+        yield (
+            f"Intervals of {min(counts)} seeds are narrower than they say: see the "
+            "end of the page."
+        )
+
+
+def _about_origin(evaluation: Evaluation) -> Iterable[str]:
+    abouts = [cell.about for cell in evaluation.records()]
+    for key, words in (("commit", "commits"), ("device", "kinds of device")):
+        kinds = {str(about.get(key)) for about in abouts if about.get(key)}
+        if len(kinds) > 1:
+            yield f"Cells come from {len(kinds)} {words}."
+    versions = {str(about.get("versions")) for about in abouts if about.get("versions")}
+    if len(versions) > 1:
+        yield f"Cells were computed with {len(versions)} sets of package versions."

@@ -32,7 +32,10 @@ lint: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	@for file in configs/*.yaml; do $(RUN) -m metarl config $$file > /dev/null || exit; done
+	@for file in configs/*.yaml; do \
+	    case $$file in configs/evaluate_*) kind=--evaluation ;; *) kind= ;; esac; \
+	    $(RUN) -m metarl config $$kind $$file > /dev/null || exit; \
+	done
 
 $(STAMP): pyproject.toml requirements/install.py $(LOCKS)
 	@command -v $(PYTHON) > /dev/null || { echo "make: $(PYTHON) not found: install Python 3.11, 3.12 or 3.13, or name one: make PYTHON=..." >&2; exit 1; }

@@ -6,8 +6,7 @@ Computes rows from `scores.py` and `compare.py`; draws nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from metarl.evaluation.results import CellRecord
 from metarl.report import compare
@@ -256,7 +255,8 @@ def _improvement(evaluation: Evaluation, rule: str, task: Task) -> Estimate | No
     return improvement_interval(Runs.of([ours]), Runs.of([theirs]))
 
 
-def _distinct(values: Any) -> str:
+def _distinct(values: Iterable[object]) -> str:
+    """Return each value once, in order."""
     return ", ".join(dict.fromkeys(str(value or "–") for value in values))
 
 

@@ -272,7 +272,8 @@ def read_curves(results_dir: Path) -> dict[tuple[str, str, int], list[CurveRow]]
 def summary(results: Iterable[Result]) -> list[list[str]]:
     """Return a small table, head first: means over seeds by game and rule.
 
-    `episodes` is how many the score of a seed is of, the fewest there are.
+    `seeds` is how many have a score, of how many there are where some have none;
+    `episodes` how many the score of a seed is of, the fewest there are.
     """
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:
@@ -282,13 +283,15 @@ def summary(results: Iterable[Result]) -> list[list[str]]:
         ["game", "status", "rule", "seeds", "episodes", "return", "human-normalized"]
     ]
     for (game, status, rule), members in sorted(groups.items()):
+        scored = [m.scored_episodes for m in members if m.mean_return is not None]
+        all_scored = len(scored) == len(members)
         rows.append(
             [
                 game,
                 status,
                 rule,
-                str(len(members)),
-                str(min(member.scored_episodes for member in members)),
+                str(len(scored)) if all_scored else f"{len(scored)} of {len(members)}",
+                str(min(scored, default=0)),
                 _mean([member.mean_return for member in members]),
                 _mean([member.human_normalized_score for member in members]),
             ]

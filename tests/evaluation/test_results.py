@@ -276,7 +276,17 @@ def test_summary_is_a_mean_over_seeds():
     head, row = results.summary([result(1, -20.7), result(2, 14.6)])
     assert head[:3] == ["game", "status", "rule"]
     assert row == ["Pong-v5", "held_out", "actor_critic", "2", "1", "-3.050", "0.500"]
-    assert results.summary([result(1, None)])[1][4:] == ["0", "-", "-"]
+    assert results.summary([result(1, None)])[1][3:] == ["0 of 1", "0", "-", "-"]
+
+
+def test_summary_tells_of_how_many_seeds_the_mean_is():
+    def result(seed: int, *returns: float):
+        return results.make_result(
+            cell("Catch-v0", seed), env_steps=1, episodes=1, last_returns=returns
+        )
+
+    _, row = results.summary([result(1), result(2, 0.5, 1.0), result(3)])
+    assert row[3:] == ["1 of 3", "2", "0.750", "-"]
 
 
 def episodes(*returns: float) -> Episodes:

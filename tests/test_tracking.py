@@ -490,7 +490,10 @@ def test_heartbeat_speaks_until_the_block_ends() -> None:
     assert lines[0] == "compiling the meta-step ..."
     assert len(lines) >= 4
     assert set(lines[1:-1]) == {"compiling the meta-step ... 0s"}
-    assert lines[-1] == "compiling the meta-step: done in 0.3s"
+    # A machine that does other work sleeps longer.
+    said = re.fullmatch(r"compiling the meta-step: done in (\d+\.\d)s", lines[-1])
+    assert said is not None
+    assert 0.3 <= float(said[1]) < 5
     time.sleep(0.1)
     assert file.getvalue().splitlines() == lines
 

@@ -1,36 +1,31 @@
-"""Metrics of a run: always as JSON lines, and in Weights & Biases where it can be had.
+"""What a run tells: rows to `metrics.jsonl` and, where it can be had, to W&B.
 
-A host module and a leaf. `docs/metrics.md` says what every key means. A run never
-waits for W&B and never fails because of it: whatever goes wrong there becomes one
-warning, and the JSON lines go on.
+Host code over the other modules here. A run never waits for W&B and never fails because
+of it: whatever goes wrong there becomes one warning, and the JSON lines go on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
-import dataclasses
 import json
-import math
-import netrc
-import os
 import re
 import secrets
-import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 from metarl.config import TrackingConfig
 from metarl.console import say
 from metarl.rule_files import folder as rule_folder
+from metarl.tracking.metrics_file import MetricsFile, Position
+from metarl.tracking.names import RunLabels, flat_config
+from metarl.tracking.wandb_mode import Mode, wandb_mode
 
 if TYPE_CHECKING:
     import wandb
 
-Mode = Literal["online", "offline", "disabled"]
-_MODES = ("online", "offline", "disabled")
 _STEPS = ("global_step", "meta_step")
 _ON_META_STEP = ("meta", "eval")
 """Families of keys whose x-axis is `meta_step`; that of all others is `global_step`."""
@@ -38,38 +33,6 @@ _OPEN: set[str] = set()  # ids of the W&B runs of this process that are not fini
 _KEPT_OUT = contextvars.ContextVar("_KEPT_OUT", default=False)
 _INIT_TIMEOUT_S = 15.0
 _FINISH_TIMEOUT_S = 60.0  # what is not uploaded by then stays on disk for `wandb sync`
-
-
-@dataclasses.dataclass(frozen=True)
-class Position:
-    """Where a resumed run goes on: rows after it are dropped and written anew.
-
-    Attributes:
-      global_step: environment steps so far.
-      meta_step: meta-steps so far, where rows have them.
-      redone: families of keys whose rows at this very meta-step are dropped too.
-    """
-
-    global_step: int
-    meta_step: int | None = None
-    redone: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class RunLabels:
-    """What a run is called in W&B.
-
-    Attributes:
-      name: of the run, like the run directory's.
-      group: what several seeds share; the experiment's name.
-      tags: the commit, and whatever runs are searched by.
-      job_type: "train" or "evaluate".
-    """
-
-    name: str
-    group: str
-    tags: tuple[str, ...] = ()
-    job_type: str = "train"
 
 
 class Tracker:
@@ -95,9 +58,7 @@ class Tracker:
         """
         run_dir.mkdir(parents=True, exist_ok=True)
         self._run_dir, self._labels = run_dir, labels
-        path = run_dir / "metrics.jsonl"
-        _drop_rows_after(path, resume)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = MetricsFile(run_dir, resume)
         self._run: wandb.Run | None = None
         self._families: set[str] = set()
         self._start_wandb(config, flat_config(run_config))
@@ -127,16 +88,13 @@ class Tracker:
           global_step: environment steps so far, summed over environments.
           meta_step: meta-steps so far. At least one of the two.
         """
-        steps = {"global_step": global_step, "meta_step": meta_step}
-        row: dict[str, float | None]
-        row = {step: value for step, value in steps.items() if value is not None}
-        if not row:
+        given = {"global_step": global_step, "meta_step": meta_step}
+        steps = {step: value for step, value in given.items() if value is not None}
+        if not steps:
             raise ValueError("log() needs global_step or meta_step")
         if overlap := sorted(set(_STEPS) & set(metrics)):
             raise ValueError(f"'{overlap[0]}' is an argument of log(), not a metric")
-        row |= {key: _plain(value) for key, value in metrics.items()}
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        row = self._file.write(steps, metrics)
         with self._guarded("log") as run:
             if run is not None:
                 self._define(run, metrics)
@@ -337,78 +295,6 @@ def _finish(run: wandb.Run, exit_code: int) -> None:
         wandb.teardown()
 
 
-def logged_name(metric: str) -> str:
-    """Return the documented key of a metric that an agent's update reports."""
-    if metric == "learning_rate":
-        return "charts/learning_rate"
-    if metric.startswith("rule_entropy"):
-        return f"meta/{metric}"
-    loss = {"loss": "total_loss", "pi_loss": "policy_loss"}.get(metric, metric)
-    return f"losses/{loss}"
-
-
-def wandb_mode(config: TrackingConfig) -> Mode:
-    """Return how W&B is used: `WANDB_MODE`, else the configuration, never prompting.
-
-    Nobody logged in: offline, also where online was asked for.
-    """
-    wanted: str = os.environ.get("WANDB_MODE", "").strip().lower()
-    wanted = {"dryrun": "offline", "run": "online", "shared": "online"}.get(
-        wanted, wanted
-    )
-    if wanted not in _MODES:
-        if wanted:
-            say(f"warning: WANDB_MODE '{wanted}' is none of {', '.join(_MODES)}")
-        wanted = config.wandb
-    if wanted == "disabled":
-        return "disabled"
-    if wanted == "offline":
-        return "offline"
-    if is_logged_in():
-        return "online"
-    if wanted == "online":
-        say("warning: nobody is logged in to W&B; this run is tracked offline")
-    return "offline"
-
-
-def is_logged_in() -> bool:
-    """Return whether W&B would find credentials, without asking for them."""
-    if any(os.environ.get(f"WANDB_{k}") for k in ("API_KEY", "IDENTITY_TOKEN_FILE")):
-        return True
-    url = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
-    host = urllib.parse.urlsplit(url).hostname or ""
-    chosen = os.environ.get("NETRC")
-    names = (
-        [Path(chosen)] if chosen else [Path.home() / n for n in (".netrc", "_netrc")]
-    )
-    for path in names:
-        try:
-            entry = netrc.netrc(path).authenticators(host)
-        except (OSError, netrc.NetrcParseError):
-            continue
-        if entry is not None:
-            return True
-    return False
-
-
-def flat_config(run_config: Mapping[str, object]) -> dict[str, object]:
-    """Return ``run_config`` with `env_id`, `exp_name` and `seed` at the top.
-
-    Tools that compare runs across projects filter on these three. `env_id` is the
-    game, the games joined by "+", or the suite.
-    """
-    config = dict(run_config)
-    environment = config.get("environment")
-    if "env_id" not in config and isinstance(environment, Mapping):
-        games = environment.get("games") or ()
-        config["env_id"] = "+".join(games) or environment.get("suite")
-    seeds = config.get("seeds")
-    if "seed" not in config and isinstance(seeds, Sequence):
-        config["seed"] = seeds[0] if len(seeds) == 1 else None
-    config.setdefault("exp_name", None)
-    return config
-
-
 def _run_id(run_dir: Path) -> str:
     """Return the W&B id that this run has had since its first start."""
     path = run_dir / "wandb_id"
@@ -418,38 +304,3 @@ def _run_id(run_dir: Path) -> str:
     run_id = secrets.token_hex(4)
     rule_folder.write_file(path, f"{run_id}\n".encode())
     return run_id
-
-
-def _plain(value: float) -> float | int | None:
-    """Return ``value`` as JSON can hold it; null where it is not finite."""
-    if isinstance(value, int):
-        return int(value)
-    number = float(value)
-    return number if math.isfinite(number) else None
-
-
-def _drop_rows_after(path: Path, position: Position | None) -> None:
-    """Keep the rows of ``path`` up to ``position``, and no half row."""
-    if not path.exists():
-        return
-    kept = [] if position is None else [*_rows_until(path, position)]
-    rule_folder.write_file(path, b"".join(kept))
-
-
-def _rows_until(path: Path, position: Position) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the writer was killed within this row
-            if not line.endswith(b"\n"):
-                continue
-            if position.meta_step is not None and "meta_step" in row:
-                families = {key.partition("/")[0] for key in row}
-                is_redone = not families.isdisjoint(position.redone)
-                is_kept = row["meta_step"] + is_redone <= position.meta_step
-            else:
-                is_kept = row.get("global_step", 0) <= position.global_step
-            if is_kept:
-                yield line

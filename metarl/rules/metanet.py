@@ -7,17 +7,22 @@ the released Disco103 weights. Pure functions over a nested dict of parameters;
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from metarl.config import DiscoConfig
-from metarl.numerics import masked_mean, signed_log, softmax_dot, take_action
-from metarl.types import Experience, Params, Transitions, pytree
-
-Layer = dict[str, jax.Array]
+from metarl.numerics import masked_mean, signed_log, take_action
+from metarl.rules.layers import (
+    Layer,
+    embed,
+    init_linear,
+    linear,
+    lstm_cell,
+    reverse_lstm,
+)
+from metarl.types import Experience, Params, pytree
 
 NUM_ACTION_INPUTS = 9
 """Numbers per action that the action embedding sees."""
@@ -68,34 +73,29 @@ class MetaOutputs:
 
 
 def init(key: jax.Array, config: DiscoConfig) -> Params:
-    """Return new meta-parameters.
-
-    Weights are truncated normal with deviation ``1 / sqrt(inputs)``, biases zero
-    (the initialisation of Haiku's layers, which the released code uses).
-    """
+    """Return new meta-parameters."""
     keys = iter(jax.random.split(key, 32))
     features, channels = num_features(config), config.action_channels
     trajectory, lifetime = config.trajectory_lstm, config.lifetime_lstm
 
-    def linear(inputs: int, outputs: int) -> Layer:
-        weights = jax.random.truncated_normal(next(keys), -2, 2, (inputs, outputs))
-        return {"w": weights / math.sqrt(inputs), "b": jnp.zeros(outputs)}
+    def new(inputs: int, outputs: int) -> Layer:
+        return init_linear(next(keys), inputs, outputs)
 
     def embeddings() -> dict[str, dict[str, Layer]]:
         hidden = config.embedding_hidden
         inputs = (2 * NUM_ACTION_INPUTS, 2 * channels[0])
         return {
             "y_embedding": {
-                "hidden": linear(config.prediction_size, hidden),
-                "out": linear(hidden, 1),
+                "hidden": new(config.prediction_size, hidden),
+                "out": new(hidden, 1),
             },
             "z_embedding": {
-                "hidden": linear(config.prediction_size, hidden),
-                "out": linear(hidden, 1),
+                "hidden": new(config.prediction_size, hidden),
+                "out": new(hidden, 1),
             },
             "action_embedding": {
-                "layer_0": linear(inputs[0], channels[0]),
-                "layer_1": linear(inputs[1], channels[1]),
+                "layer_0": new(inputs[0], channels[0]),
+                "layer_1": new(inputs[1], channels[1]),
             },
         }
 
@@ -103,18 +103,18 @@ def init(key: jax.Array, config: DiscoConfig) -> Params:
     return {
         "trajectory": {
             **embeddings(),
-            "lstm": linear(features + trajectory, 4 * trajectory),
-            "gate": linear(lifetime, trajectory),
-            "meta_input": linear(trajectory, 1),
-            "y_target": linear(trajectory, config.prediction_size),
-            "z_target": linear(trajectory, config.prediction_size),
-            "policy_embedding": linear(policy_inputs, config.policy_channels),
-            "policy_target": linear(config.policy_channels, 1),
+            "lstm": new(features + trajectory, 4 * trajectory),
+            "gate": new(lifetime, trajectory),
+            "meta_input": new(trajectory, 1),
+            "y_target": new(trajectory, config.prediction_size),
+            "z_target": new(trajectory, config.prediction_size),
+            "policy_embedding": new(policy_inputs, config.policy_channels),
+            "policy_target": new(config.policy_channels, 1),
         },
         "lifetime": {
             **embeddings(),
-            "input": linear(features + 2, config.lifetime_input),
-            "lstm": linear(config.lifetime_input + lifetime, 4 * lifetime),
+            "input": new(features + 2, config.lifetime_input),
+            "lstm": new(config.lifetime_input + lifetime, 4 * lifetime),
         },
     }
 
@@ -147,13 +147,13 @@ def apply(
     predictions, lifetime_predictions = _predictions((net, lifetime_net), experience)
     features, actions = _features(net, inputs, predictions)
     lifetime, _ = _features(lifetime_net, inputs, lifetime_predictions)
-    x = _reverse_lstm(net["lstm"], features, experience.transitions)
-    x = x * jnp.broadcast_to(_linear(net["gate"], state.hidden), x.shape)
+    x = reverse_lstm(net["lstm"], features, experience.transitions)
+    x = x * jnp.broadcast_to(linear(net["gate"], state.hidden), x.shape)
     outputs = MetaOutputs(
         pi=_policy_target(net, x, actions),
-        y=_linear(net["y_target"], x),
-        z=_linear(net["z_target"], x),
-        meta_input=_linear(net["meta_input"], x),
+        y=linear(net["y_target"], x),
+        z=linear(net["z_target"], x),
+        meta_input=linear(net["meta_input"], x),
         trajectory_features=features,
         lifetime_features=lifetime,
         action_features=actions,
@@ -226,35 +226,13 @@ class _Predictions:
     target_z: jax.Array  # [T+1, B, A]
 
 
-def _linear(layer: Layer, x: jax.Array) -> jax.Array:
-    y = x @ layer["w"]
-    return y + jnp.broadcast_to(layer["b"], y.shape)
-
-
-def _embed(nets: Sequence[dict[str, Layer]], logits: jax.Array) -> list[jax.Array]:
-    """Return each net's scalar per distribution: ``[..., Y] -> [...]``.
-
-    One product for all nets, so that the wide array is read once.
-    """
-    weights = jnp.concatenate([net["hidden"]["w"] for net in nets], axis=1)
-    hidden = jnp.split(softmax_dot(logits, weights), len(nets), axis=-1)
-    biased = [
-        h + jnp.broadcast_to(net["hidden"]["b"], h.shape)
-        for net, h in zip(nets, hidden, strict=True)
-    ]
-    return [
-        _linear(net["out"], jax.nn.relu(h))[..., 0]
-        for net, h in zip(nets, biased, strict=True)
-    ]
-
-
 def _predictions(
     nets: Sequence[Params], experience: Experience
 ) -> tuple[_Predictions, ...]:
     """Return what each of the networks sees of the agent's y and z."""
     own, target = experience.outputs, experience.target_outputs
     columns = [
-        _embed([net[f"{name}_embedding"] for net in nets], outputs[name])
+        embed([net[f"{name}_embedding"] for net in nets], outputs[name])
         for outputs in (own, target)
         for name in ("y", "z")
     ]
@@ -297,40 +275,8 @@ def _action_embedding(
     x = jnp.concatenate([fixed[..., :3], learned, fixed[..., 3:]], axis=-1)
     for name in ("layer_0", "layer_1"):
         mean = jnp.broadcast_to(jnp.mean(x, axis=2, keepdims=True), x.shape)
-        x = jax.nn.relu(_linear(net[name], jnp.concatenate([x, mean], axis=-1)))
+        x = jax.nn.relu(linear(net[name], jnp.concatenate([x, mean], axis=-1)))
     return x
-
-
-def _lstm_cell(gates: jax.Array, cell: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return hidden and cell state; gates in the order i, g, f, o, forget bias 1."""
-    i, g, f, o = jnp.split(gates, 4, axis=-1)
-    cell = jax.nn.sigmoid(f + 1) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
-    return jax.nn.sigmoid(o) * jnp.tanh(cell), cell
-
-
-def _reverse_lstm(
-    layer: Layer, features: jax.Array, transitions: Transitions
-) -> jax.Array:
-    """Run backwards in time; return the hidden states ``[T, B, H]``.
-
-    No state passes back over the end of an episode, nor over a cut.
-    """
-    width, batch = features.shape[-1], features.shape[1]
-    inputs = _linear({"w": layer["w"][:width], "b": layer["b"]}, features)
-    recurrent = layer["w"][width:]
-    keep = ~(transitions.is_terminal | transitions.cut)
-
-    def step(
-        carry: tuple[jax.Array, jax.Array], at: tuple[jax.Array, jax.Array]
-    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        x, kept = at
-        hidden, cell = (jnp.where(kept[:, None], state, 0) for state in carry)
-        carry = _lstm_cell(x + hidden @ recurrent, cell)
-        return carry, carry[0]
-
-    zeros = jnp.zeros((batch, recurrent.shape[0]), inputs.dtype)
-    _, hidden = jax.lax.scan(step, (zeros, zeros), (inputs, keep), reverse=True)
-    return hidden
 
 
 def _policy_target(net: Params, x: jax.Array, actions: jax.Array) -> jax.Array:
@@ -343,10 +289,10 @@ def _policy_target(net: Params, x: jax.Array, actions: jax.Array) -> jax.Array:
     x_w, e_w, mean_x_w, mean_e_w = jnp.split(
         layer["w"], [width, width + actions.shape[-1], 2 * width + actions.shape[-1]]
     )
-    shared = _linear({"w": x_w + mean_x_w, "b": layer["b"]}, x)
+    shared = linear({"w": x_w + mean_x_w, "b": layer["b"]}, x)
     shared += jnp.mean(actions, axis=2) @ mean_e_w
     hidden = jax.nn.relu(shared[:, :, None] + actions @ e_w)
-    return _linear(net["policy_target"], hidden)[..., 0]
+    return linear(net["policy_target"], hidden)[..., 0]
 
 
 def _lifetime_step(
@@ -357,15 +303,15 @@ def _lifetime_step(
     experience: Experience,
 ) -> LifetimeState:
     """Return the lifetime state after the batch; unchanged if nothing was valid."""
-    (y,) = _embed([net["y_embedding"]], outputs.y)
-    x = _linear(
+    (y,) = embed([net["y_embedding"]], outputs.y)
+    x = linear(
         net["input"],
         jnp.concatenate([features, outputs.meta_input, y[..., None]], axis=-1),
     )
     own = experience.transitions.own
     mean = jax.vmap(masked_mean, in_axes=(-1, None))(x, own)
-    gates = _linear(net["lstm"], jnp.concatenate([mean, state.hidden]))
-    hidden, cell = _lstm_cell(gates, state.cell)
+    gates = linear(net["lstm"], jnp.concatenate([mean, state.hidden]))
+    hidden, cell = lstm_cell(gates, state.cell)
     seen = jnp.any(own)
     return LifetimeState(
         hidden=jnp.where(seen, hidden, state.hidden),

@@ -75,7 +75,7 @@ def build(config: TrainConfig) -> Experiment:
     if not jax.tree.leaves(jax.eval_shape(rule.init_params, jax.random.key(0))):
         raise UserError(
             f"update_rule.kind={kind}: a hand-written rule has no meta-parameters to "
-            f"train (allowed: disco; try it by `metarl evaluate {kind}`)"
+            f"train (allowed: disco, lpg; try it by `metarl evaluate {kind}`)"
         )
     experiment = assemble(config)
     if config.meta.estimator == "mixed" and not takes_one_step(experiment.agent.spec):

@@ -278,7 +278,7 @@ def test_a_mistake_is_one_line(override, line):
 
 def test_an_unknown_kind_lists_every_rule():
     with pytest.raises(UserError, match=r"\(allowed: policy_gradient, actor_critic, "):
-        train("update_rule.kind=lpg")
+        train("update_rule.kind=dqn")
 
 
 def test_several_mistakes_are_counted():

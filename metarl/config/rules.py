@@ -97,6 +97,25 @@ class DiscoConfig(Model):
     """Of the running moments that normalise advantages and TD errors."""
 
 
+class LPGConfig(Model):
+    """Learned Policy Gradient (Oh et al. 2020); the defaults are that paper's.
+
+    In its re-implementation (Jackson et al. 2023, GROOVE) predictions have 8 bins.
+    """
+
+    kind: Literal["lpg"] = "lpg"
+    prediction_size: Annotated[int, Field(ge=2)] = 30
+    """Bins of the prediction y."""
+    lstm: PositiveInt = 256
+    """Units of the LSTM; a few dozen are enough for small games, and far cheaper."""
+    embedding_hidden: PositiveInt = 16
+    """Hidden units of the MLP that embeds y."""
+    y_cost: NonNegative = 0.5
+    """Of KL(y || target); the policy's part has weight 1."""
+    discount: Probability = 0.99
+    """An input of the LSTM, and nothing else."""
+
+
 class CustomConfig(Model):
     """A user's own rule: a class that derives from `metarl.rules.base.UpdateRule`."""
 
@@ -111,6 +130,7 @@ RuleConfig = Annotated[
     | ActorCriticConfig
     | PPOConfig
     | DiscoConfig
+    | LPGConfig
     | RandomConfig
     | CustomConfig,
     Field(discriminator="kind"),

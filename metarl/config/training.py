@@ -37,15 +37,23 @@ class ValueFunctionConfig(Model):
 
 
 class RegularizerConfig(Model):
-    """Weights of the outer objective's regularisers; all from REF (N states none)."""
+    """Weights of the outer objective's regularisers, where a rule has them.
+
+    All from REF (N states none), but for those of `lpg` alone, from Jackson et al.
+    (2023), Table 2, which has 0.05 and 1e-3 for the entropies of policy and y.
+    """
 
     policy_entropy: NonNegative = 1e-2
     y_entropy: NonNegative = 1e-3
     z_entropy: NonNegative = 1e-3
     squared_mean: NonNegative = 1e-3
-    """Of the squared mean of the targets for pi, y and z, each."""
+    """`disco`: of the squared mean of the targets for pi, y and z, each."""
     target_kl: NonNegative = 1e-2
-    """Of KL(target network's policy || policy target)."""
+    """`disco`: of KL(target network's policy || policy target)."""
+    l2_pi: NonNegative = 5e-3
+    """`lpg`: of the mean square of pi_hat."""
+    l2_y: NonNegative = 1e-3
+    """`lpg`: of the mean squared norm of the probabilities y_hat."""
 
 
 class MetaOptimizerConfig(Model):

@@ -1,9 +1,9 @@
 """Settings of a rule's agents where the user gives none, by rule and family of games.
 
 They lie under the user's files and overrides, which always win. A rule of one of our
-runs brings what it was meta-trained with; another discovered rule gets DiscoRL's
-evaluation settings; hand-written rules learn on-policy, PPO with the settings of its
-reference implementations. No arrays here.
+runs brings what it was meta-trained with; another DiscoRL rule gets that
+paper's evaluation settings; LPG and hand-written rules learn on-policy, PPO with the
+settings of its reference implementations. No arrays here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from metarl.config import (
     DiscoConfig,
     EnvironmentConfig,
     EvaluationConfig,
+    LPGConfig,
     PPOConfig,
 )
 from metarl.envs.suites import Family
@@ -60,6 +61,12 @@ _ON_POLICY_ATARI: Tree = {
         "optimizer": {"learning_rate": 5e-4},
     },
 }
+
+_LPG_ATARI: Tree = config_loader.merge(
+    _ON_POLICY_ATARI,
+    # Its LSTM sees rewards as they are, and a game's scale would be new to it.
+    {"environment": {"clip_rewards": True}},
+)
 
 # PPO as CleanRL runs it (Huang et al., JMLR 2022: ppo.py and ppo_atari.py), after the
 # authors' own code; Huang et al., "The 37 implementation details of PPO" (2022),
@@ -239,6 +246,8 @@ def _defaults(
         return _PPO_CONTROL if family in STATE_SIZE else _PPO_TOY
     if isinstance(rule.manifest.config, DiscoConfig):
         return _disco_atari(env_steps) if family == "atari" else _DISCO_TOY
+    if isinstance(rule.manifest.config, LPGConfig) and family == "atari":
+        return _LPG_ATARI
     return _ON_POLICY_ATARI if family == "atari" else _ON_POLICY_TOY
 
 

@@ -6,6 +6,7 @@ from metarl.config import (
     ActorCriticConfig,
     CustomConfig,
     DiscoConfig,
+    LPGConfig,
     PolicyGradientConfig,
     PPOConfig,
     RandomConfig,
@@ -21,6 +22,10 @@ def make_rule(config: RuleConfig) -> UpdateRule:
             from metarl.rules.disco import Disco
 
             return Disco(config)
+        case LPGConfig():
+            from metarl.rules.lpg import LPG
+
+            return LPG(config)
         case ActorCriticConfig():
             from metarl.rules.actor_critic import ActorCritic
 

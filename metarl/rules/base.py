@@ -169,8 +169,8 @@ class UpdateRule(abc.ABC):
     def regularizers(self, targets: Targets, experience: Experience) -> Metrics:
         """Return scalar terms on one batch's targets for the outer objective.
 
-        Names are those that `RegularizerConfig` weighs: ``squared_mean_*`` and
-        ``target_kl``. A hand-written rule has none.
+        Names are those that `RegularizerConfig` weighs: ``squared_mean_*``,
+        ``target_kl``, ``l2_pi`` and ``l2_y``. A hand-written rule has none.
         """
         del targets, experience
         return {}

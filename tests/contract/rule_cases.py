@@ -15,6 +15,7 @@ from contract.experience import make_experience
 from metarl.config import (
     ActorCriticConfig,
     DiscoConfig,
+    LPGConfig,
     PolicyGradientConfig,
     PPOConfig,
 )
@@ -51,6 +52,7 @@ RULES: dict[str, UpdateRule] = {
             lifetime_input=4,
         )
     ),
+    "lpg": make_rule(LPGConfig(prediction_size=7, lstm=6, embedding_hidden=4)),
     "docs_example": documented_rule(),
 }
 
@@ -59,11 +61,12 @@ OPEN_HEADS: dict[str, set[str]] = {
     "actor_critic": set(),
     "ppo": set(),
     "disco": {"y", "z"},
+    "lpg": {"logits", "y"},
     "docs_example": set(),
 }
 """Heads, own and of the target network, that targets are differentiable in. The
 gradient stops at all others: they describe the agent, and are not paths by which the
-meta-gradient may shape it."""
+meta-gradient may shape it. LPG differentiates all that its LSTM sees."""
 
 
 def hold_moments(rule: UpdateRule) -> UpdateRule:

@@ -10,6 +10,7 @@ from metarl.config import (
     DiscoConfig,
     EnvironmentConfig,
     EvaluationConfig,
+    LPGConfig,
     MLPTorso,
     NatureTorso,
     NetworkConfig,
@@ -69,6 +70,19 @@ def test_hand_written_rules_learn_on_policy():
             found = settings(load_rule(name), family)
             assert found.replay.capacity == 0
             assert found.environment.num_envs == 32
+
+
+def test_lpg_learns_on_policy_and_from_clipped_rewards_on_atari():
+    config = LPGConfig()
+    lpg = LoadedRule(make_rule(config), {}, new_manifest(config), "lpg")
+    reference = load_rule("actor_critic")
+    assert settings(lpg) == settings(reference)
+    found, plain = settings(lpg, "atari"), settings(reference, "atari")
+    assert not plain.environment.clip_rewards
+    assert found.replay.capacity == 0
+    assert found.environment.clip_rewards
+    clipped = plain.environment.model_copy(update={"clip_rewards": True})
+    assert found == plain.model_copy(update={"environment": clipped})
 
 
 @pytest.mark.parametrize("family", ["cartpole", "acrobot"])

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from metarl import config_loader
 from metarl.config import (
+    BenchConfig,
     EnvironmentConfig,
     EvaluationConfig,
     ReportConfig,
@@ -180,9 +181,12 @@ def _load(
     if not partial or loaded.environment != EnvironmentConfig():
         from metarl.envs.tasks import resolve_environment
 
-        # The agents of a population share shapes; those of an evaluation are alone.
-        same_shapes = isinstance(loaded, TrainConfig)
+        same_shapes = isinstance(loaded, BenchConfig)  # which measures one program
         resolve_environment(loaded.environment, same_shapes=same_shapes)
+    if isinstance(loaded, TrainConfig):
+        from metarl.config_families import check_families
+
+        check_families(loaded)
     return loaded
 
 

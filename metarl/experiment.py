@@ -1,6 +1,6 @@
 """From the configuration of a run to what it is made of.
 
-Builds the static parts (tasks, agent, inner loop) and the first state; `train.py`
+Builds the static parts (tasks, agents, inner loops) and the first state; `train.py`
 runs them. No files, no environments.
 """
 
@@ -18,7 +18,8 @@ from metarl.agents.agent import Agent
 from metarl.agents.build import build_agent
 from metarl.agents.group import takes_one_step
 from metarl.agents.networks import build_value_network
-from metarl.config import TrainConfig
+from metarl.config import EnvironmentConfig, PopulationConfig, TrainConfig
+from metarl.config_families import check_families, settings_of
 from metarl.envs.tasks import PoolSpec, Task, pool_spec, resolve_environment
 from metarl.errors import UserError
 from metarl.meta import trainer
@@ -36,32 +37,74 @@ ESTIMATORS: dict[str, type[ExactEstimator]] = {
 }
 """By the name of `meta.estimator`."""
 
+_PURPOSES = 8
+"""Of PRNG keys: 0 the rule, 1 the first agents, 3 a meta-step, 4 its births. Those of
+every stack after the first lie so much further on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """Groups whose arrays have equal shapes: one program acts and learns for them all.
+
+    Attributes:
+      index: among the population's stacks.
+      members: numbers of its groups in the population, which decide their seeds.
+      tasks: one per group.
+      pool_spec: shapes of observations and actions.
+      agent: what its agents have in common.
+      estimator: of their meta-gradients.
+      environment: how the tasks are played.
+      population: settings of its agents.
+    """
+
+    index: int
+    members: tuple[int, ...]
+    tasks: tuple[Task, ...]
+    pool_spec: PoolSpec
+    agent: Agent
+    estimator: ExactEstimator
+    environment: EnvironmentConfig
+    population: PopulationConfig
+
+    @property
+    def games(self) -> tuple[str, ...]:
+        """Task ids of the games, each once, in order."""
+        return tuple(dict.fromkeys(task.game.task_id for task in self.tasks))
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """The static parts of a run.
 
     Attributes:
-      tasks: one per group; agents cycle through the games in order.
-      pool_spec: shapes of observations and actions, the same for all.
-      agent: what all agents have in common.
-      estimator: of the meta-gradient.
+      rule: that is being discovered; it moves all stacks.
+      stacks: of the population; wherever all groups are in a row, in this order.
+      games: task ids, each once, in the order in which agents cycle through them.
     """
 
-    tasks: tuple[Task, ...]
-    pool_spec: PoolSpec
-    agent: Agent
-    estimator: ExactEstimator
+    rule: UpdateRule
+    stacks: tuple[Stack, ...]
+    games: tuple[str, ...]
 
     @property
-    def rule(self) -> UpdateRule:
-        """The rule that is being discovered."""
-        return self.agent.rule
+    def tasks(self) -> tuple[Task, ...]:
+        """One per group."""
+        return tuple(task for stack in self.stacks for task in stack.tasks)
 
     @property
-    def games(self) -> tuple[str, ...]:
-        """Task ids of the games, each once, in order."""
-        return tuple(dict.fromkeys(task.game.task_id for task in self.tasks))
+    def only(self) -> Stack:
+        """The stack of a population that has one.
+
+        Raises:
+          UserError: it has more.
+        """
+        if len(self.stacks) > 1:
+            first, second = (stack.games[0] for stack in self.stacks[:2])
+            raise UserError(
+                f"environment: {first} and {second} differ in shape, where all games "
+                "must be of one (allowed: one of them at a time)"
+            )
+        return self.stacks[0]
 
 
 def build(config: TrainConfig) -> Experiment:
@@ -75,10 +118,11 @@ def build(config: TrainConfig) -> Experiment:
     if not jax.tree.leaves(jax.eval_shape(rule.init_params, jax.random.key(0))):
         raise UserError(
             f"update_rule.kind={kind}: a hand-written rule has no meta-parameters to "
-            f"train (allowed: disco, lpg; try it by `metarl evaluate {kind}`)"
+            f"train (allowed: disco; try it by `metarl evaluate {kind}`)"
         )
     experiment = assemble(config)
-    if config.meta.estimator == "mixed" and not takes_one_step(experiment.agent.spec):
+    agent = experiment.stacks[0].agent
+    if config.meta.estimator == "mixed" and not takes_one_step(agent.spec):
         raise UserError(
             f"meta.estimator=mixed: '{kind}' takes several gradient steps per batch "
             "(allowed for it: reverse)"
@@ -92,13 +136,40 @@ def assemble(config: TrainConfig) -> Experiment:
     Agents act and are updated by a hand-written rule too; see `build`.
 
     Raises:
-      UserError: the games do not exist or do not fit together.
+      UserError: the games do not exist, or a setting cannot be.
     """
+    check_families(config)
     rule = make_rule(config.update_rule)
-    games = resolve_environment(config.environment)
+    games = resolve_environment(config.environment, same_shapes=False)
     num_agents = config.population.num_agents or len(games)
     tasks = tuple(games[i % len(games)] for i in range(num_agents))
-    spec = pool_spec(tasks[0], config.environment)
+    members: dict[object, list[int]] = {}
+    for member, task in enumerate(tasks):
+        members.setdefault(_shapes(config, task), []).append(member)
+    stacks = tuple(
+        _stack(config, rule, index, {member: tasks[member] for member in together})
+        for index, together in enumerate(members.values())
+    )
+    names = dict.fromkeys(task.game.task_id for task in tasks)
+    return Experiment(rule, stacks, tuple(names))
+
+
+def _shapes(config: TrainConfig, task: Task) -> object:
+    """Return what agents must agree in to be of one stack."""
+    own = settings_of(config, task.game.family)
+    spec = pool_spec(task, own.environment)
+    settings = (own.agent, own.environment, own.population, own.meta)
+    shapes = (spec.observation_shape, spec.observation_dtype, spec.num_actions)
+    return (*settings, *shapes, spec.frame_stack)
+
+
+def _stack(
+    config: TrainConfig, rule: UpdateRule, index: int, tasks: dict[int, Task]
+) -> Stack:
+    """Return a stack of ``tasks`` by their groups' numbers, of equal shapes."""
+    first = next(iter(tasks.values()))
+    config = settings_of(config, first.game.family)
+    spec = pool_spec(first, config.environment)
     agent = build_agent(
         config.agent,
         rule,
@@ -118,35 +189,67 @@ def assemble(config: TrainConfig) -> Experiment:
     estimator = ESTIMATORS[config.meta.estimator](
         inner_loop, chunk=config.population.chunk
     )
-    return Experiment(tasks, spec, agent, estimator)
+    return Stack(
+        index=index,
+        members=tuple(tasks),
+        tasks=tuple(tasks.values()),
+        pool_spec=spec,
+        agent=agent,
+        estimator=estimator,
+        environment=config.environment,
+        population=config.population,
+    )
+
+
+def check_networks(experiment: Experiment, config: TrainConfig) -> None:
+    """Refuse networks that cannot read what the games show.
+
+    Raises:
+      UserError: naming a game, where there are several stacks.
+    """
+    jax.eval_shape(lambda: initial_meta_params(experiment, config))
+    for stack in experiment.stacks:
+        try:
+            jax.eval_shape(functools.partial(first_population, stack, config.seed))
+        except UserError as error:
+            if len(experiment.stacks) == 1:
+                raise
+            family = stack.tasks[0].game.family
+            raise UserError(
+                f"{error} (for {stack.games[0]}: families.{family}.agent.network may "
+                "be another one)"
+            ) from None
 
 
 def initial_meta_params(experiment: Experiment, config: TrainConfig) -> Params:
     """Return the random meta-parameters that the seed stands for."""
-    return jax.jit(experiment.rule.init_params)(_key(config, 0))
+    return jax.jit(experiment.rule.init_params)(_key(config.seed, 0))
 
 
-def initial_state(
-    experiment: Experiment, config: TrainConfig, meta_params: Params
-) -> tuple[trainer.MetaState, Population]:
-    """Return the rule's optimisers and newborn agents, one group per task."""
-    init = jax.jit(functools.partial(trainer.init, groups=len(experiment.tasks)))
-    return init(meta_params), _newborn(experiment, _key(config, 1))
+def initial_meta(experiment: Experiment, meta_params: Params) -> trainer.MetaState:
+    """Return the rule's optimisers, one per group."""
+    groups = len(experiment.tasks)
+    return jax.jit(functools.partial(trainer.init, groups=groups))(meta_params)
 
 
-def newborn(experiment: Experiment, config: TrainConfig, meta_step: int) -> Population:
+def first_population(stack: Stack, seed: int) -> Population:
+    """Return the agents that a run begins with."""
+    return _newborn(stack, _key(seed, 1 + _PURPOSES * stack.index))
+
+
+def newborn(stack: Stack, seed: int, meta_step: int) -> Population:
     """Return new agents for all groups, for those whose lifetime ends here."""
-    return _newborn(experiment, _step_key(config, 4, meta_step))
+    return _newborn(stack, _step_key(seed, 4 + _PURPOSES * stack.index, meta_step))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _newborn(experiment: Experiment, key: jax.Array) -> Population:
-    spec, groups = experiment.pool_spec, len(experiment.tasks)
+def _newborn(stack: Stack, key: jax.Array) -> Population:
+    spec, groups = stack.pool_spec, len(stack.tasks)
     example = jnp.zeros((1, *spec.observation_shape), spec.observation_dtype)
-    value_function = experiment.estimator.inner_loop.value_function
+    value_function = stack.estimator.inner_loop.value_function
     agents_key, values_key = jax.random.split(key)
     agents = agents_population.init(
-        experiment.agent, agents_key, example, groups=groups, peers=1
+        stack.agent, agents_key, example, groups=groups, peers=1
     )
     values = jax.vmap(jax.vmap(lambda key: value_function.init(key, example)))(
         jax.random.split(values_key, (groups, 1))
@@ -164,14 +267,14 @@ def reborn(population: Population, newborn: Population, ended: jax.Array) -> Pop
     return jax.tree.map(choose, newborn, population)
 
 
-def meta_step_key(config: TrainConfig, meta_step: int) -> jax.Array:
-    """Return the key of one meta-step: no PRNG state needs to be kept."""
-    return _step_key(config, 3, meta_step)
+def meta_step_key(stack: Stack, seed: int, meta_step: int) -> jax.Array:
+    """Return a stack's key of one meta-step: no PRNG state needs to be kept."""
+    return _step_key(seed, 3 + _PURPOSES * stack.index, meta_step)
 
 
-def _step_key(config: TrainConfig, purpose: int, meta_step: int) -> jax.Array:
+def _step_key(seed: int, purpose: int, meta_step: int) -> jax.Array:
     path = np.array([purpose, meta_step], np.uint32)
-    return _fold_in(config.seed, jax.device_put(path))
+    return _fold_in(seed, jax.device_put(path))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -182,5 +285,5 @@ def _fold_in(seed: int, path: jax.Array) -> jax.Array:
     return key
 
 
-def _key(config: TrainConfig, purpose: int) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(config.seed), purpose)
+def _key(seed: int, purpose: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), purpose)

@@ -15,8 +15,7 @@ import numpy as np
 from metarl.console import format_duration, say
 from metarl.envs.pool import Episodes
 from metarl.envs.suites import human_normalized_score
-from metarl.experiment import Experiment
-from metarl.rollout.actor import Actor
+from metarl.experiment import Experiment, Stack
 from metarl.tracking import logged_name
 from metarl.types import Params
 
@@ -24,9 +23,9 @@ from metarl.types import Params
 class MetaLog:
     """Makes a row of each logged meta-step, with rates since the row before."""
 
-    def __init__(self, experiment: Experiment, actor: Actor) -> None:
+    def __init__(self, experiment: Experiment) -> None:
         """Say whose metrics they are."""
-        self._experiment, self._actor = experiment, actor
+        self._experiment = experiment
         self._times = {"learn": 0.0, "meta": 0.0}
         self.start(0)
         self.newest: dict[str, float] = {}
@@ -55,6 +54,7 @@ class MetaLog:
         episodes: Sequence[Sequence[Episodes]],
         *,
         env_steps: int,
+        times: Mapping[str, float],
     ) -> dict[str, float]:
         """Return a row by the names of `docs/metrics.md`.
 
@@ -62,6 +62,7 @@ class MetaLog:
           metrics: of one meta-step, on the host; of all groups, or scalars.
           episodes: that finished since the row before, ``[G][K]``.
           env_steps: so far.
+          times: seconds of each stage of acting since the row before.
         """
         row: dict[str, float] = {}
         for name, values in metrics.items():
@@ -70,7 +71,7 @@ class MetaLog:
                 row[f"meta/{name}"] = mean
                 continue
             row[logged_name(name.removeprefix("inner/"))] = mean
-        row |= self._agents(episodes) | self._speed(env_steps)
+        row |= self._agents(episodes) | self._speed(env_steps, times)
         self.newest = row | {"global_step": float(env_steps)}
         return row
 
@@ -97,11 +98,11 @@ class MetaLog:
                 row["charts/episodic_length"] = float(np.concatenate(lengths).mean())
         return row
 
-    def _speed(self, env_steps: int) -> dict[str, float]:
+    def _speed(self, env_steps: int, times: Mapping[str, float]) -> dict[str, float]:
         now = time.perf_counter()
         seconds, steps = now - self._logged_at, env_steps - self._logged_steps
         self._logged_at, self._logged_steps = now, env_steps
-        times = self._actor.take_times() | self._times
+        times = {**times, **self._times}
         self._times = dict.fromkeys(self._times, 0.0)
         row = {f"stats/{stage}_time": value for stage, value in times.items()}
         row["charts/SPS"] = steps / seconds
@@ -130,22 +131,35 @@ def shown(row: Mapping[str, float], *, frames_per_step: int) -> dict[str, float 
 def announcement(experiment: Experiment, meta_params: Params) -> list[str]:
     """Return the lines that a run begins with: device, games, sizes."""
     device = jax.devices()[0]
-    example = np.zeros(
-        (1, *experiment.pool_spec.observation_shape),
-        experiment.pool_spec.observation_dtype,
-    )
-    agent = jax.eval_shape(experiment.agent.init, jax.random.key(0), example)
     games = experiment.games
     names = ", ".join(games[:6]) + (f" and {len(games) - 6} more" if games[6:] else "")
     return [
         f"devices={jax.device_count()} platform={device.platform} "
         f"device={device.device_kind.replace(' ', '_')}",
         f"agents={len(experiment.tasks)} games={len(games)}: {names}",
-        f"parameters: {_count(meta_params):,} of the rule, "
-        f"{_count(agent.params):,} of each agent; observations "
-        f"{list(experiment.pool_spec.observation_shape)}, "
-        f"{experiment.pool_spec.num_actions} actions",
+        *_parameters(experiment.stacks, meta_params),
     ]
+
+
+def _parameters(stacks: Sequence[Stack], meta_params: Params) -> list[str]:
+    """Return a line on sizes; a further one for each stack where there are several."""
+    of_rule = f"parameters: {_count(meta_params):,} of the rule"
+    of_stacks = []
+    for stack in stacks:
+        spec = stack.pool_spec
+        example = np.zeros((1, *spec.observation_shape), spec.observation_dtype)
+        agent = jax.eval_shape(stack.agent.init, jax.random.key(0), example)
+        of_stacks.append(
+            f"{_count(agent.params):,} of each agent; observations "
+            f"{list(spec.observation_shape)}, {spec.num_actions} actions"
+        )
+    if len(stacks) == 1:
+        return [f"{of_rule}, {of_stacks[0]}"]
+    lines = [
+        f"{len(stack.tasks)} of the agents on {'+'.join(stack.games)}: {sizes}"
+        for stack, sizes in zip(stacks, of_stacks, strict=True)
+    ]
+    return [of_rule, *lines]
 
 
 def report_replay() -> Callable[[int, int], None]:

@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import jax
-
 from metarl import experiment as experiments
 from metarl import meta_log
 from metarl.checkpoint import CheckpointStore
@@ -71,12 +69,7 @@ def new_run(config: TrainConfig) -> RunFolder:
       UserError: they do not, or there is a run in the folder.
     """
     experiment = experiments.build(config)
-
-    def initial_state() -> object:
-        params = experiments.initial_meta_params(experiment, config)
-        return experiments.initial_state(experiment, config, params)
-
-    jax.eval_shape(initial_state)
+    experiments.check_networks(experiment, config)
     parent = None
     if config.initial_rule is not None:
         parent = load_parent(config.initial_rule, config)
@@ -211,14 +204,10 @@ class TrainingRun:
         training = self.training
         metrics = training.meta_step()
         if training.is_logged:
-            metrics["distance"] = training.distance
-            row = training.log.row(
-                jax.device_get(metrics),
-                training.rollouts.drain_episodes(),
-                env_steps=training.env_steps,
-            )
             tracker.log(
-                row, global_step=training.env_steps, meta_step=training.meta_steps
+                training.row(metrics),
+                global_step=training.env_steps,
+                meta_step=training.meta_steps,
             )
 
     # --- What is kept -------------------------------------------------------------
@@ -273,7 +262,8 @@ class TrainingRun:
 
     def _shown(self) -> dict[str, float | None]:
         row = self.training.log.newest
-        atari = self.training.experiment.tasks[0].game.family == "atari"
+        tasks = self.training.experiment.tasks
+        atari = all(task.game.family == "atari" for task in tasks)
         skip = self.config.environment.atari.frame_skip if atari else 1
         return meta_log.shown(row, frames_per_step=skip) if row else {}
 

@@ -24,6 +24,8 @@ OVERRIDES = (
     "meta={inner_updates: 2, validation_rollouts: 1}",
     "tracking.wandb=disabled",
 )
+SCALED = "update_rule={kind: custom, rule: 'tiny:Scaled'}"
+"""A rule of two meta-parameters: where what is tested is around the rule."""
 
 
 def config(folder: Path, *overrides: str) -> TrainConfig:

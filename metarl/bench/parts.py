@@ -18,7 +18,7 @@ from metarl.bench import synthetic
 from metarl.bench.cache import preparing
 from metarl.bench.measure import Compiled, Value
 from metarl.config import BenchConfig
-from metarl.experiment import Experiment
+from metarl.experiment import Stack
 from metarl.meta import trainer
 from metarl.meta.estimators import Population
 from metarl.meta.inner_loop import Window
@@ -35,7 +35,7 @@ class Parts:
     """A run before its first meta-step."""
 
     config: BenchConfig
-    experiment: Experiment
+    experiment: Stack
     meta: trainer.MetaState
     population: Population
 
@@ -77,9 +77,10 @@ def build(config: BenchConfig, *, meta_trains: bool = False) -> Parts:
             if config.initial_rule is None
             else jax.device_put(load_parent(config.initial_rule, config).meta_params)
         )
-        meta, population = experiments.initial_state(experiment, config, params)
+        meta = experiments.initial_meta(experiment, params)
+        population = experiments.first_population(experiment.only, config.seed)
         jax.block_until_ready((meta, population))
-    return Parts(config, experiment, meta, population)
+    return Parts(config, experiment.only, meta, population)
 
 
 def compile_program(function: Any, *inputs: Any) -> tuple[Any, Compiled]:

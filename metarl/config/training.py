@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, JsonValue, PositiveInt
 
 from metarl.config.agent import AgentConfig, Torso
 from metarl.config.base import (
@@ -167,6 +167,10 @@ class TrainConfig(Model):
     environment: EnvironmentConfig = EnvironmentConfig()
     population: PopulationConfig = PopulationConfig()
     agent: AgentConfig = AgentConfig()
+    families: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    """What differs for the games of a family (`metarl games` names them), laid over
+    the sections agent, environment, population and meta: `{atari: {agent: {network:
+    {torso: {kind: nature}}}, environment: {num_envs: 8}}}`."""
     update_rule: RuleConfig = DiscoConfig()
     meta: MetaConfig = MetaConfig()
     validation: ValidationConfig = ValidationConfig()

@@ -98,9 +98,9 @@ def update(
     return new_state, metrics
 
 
-def offending_leaf(grads: Params) -> str:
+def offending_leaf(grads: Params) -> str | None:
     """Return the path of the first tensor of ``grads`` that is not finite."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(grads)[0]:
         if not bool(jnp.all(jnp.isfinite(leaf))):
             return jax.tree_util.keystr(path)
-    return "none"
+    return None

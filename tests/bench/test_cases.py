@@ -153,7 +153,7 @@ def test_benchmarks_are_those_of_the_notebooks(
     name: str, parameters: int, shape: tuple[int, ...]
 ) -> None:
     config = config_loader.load(BenchConfig, [ROOT / "configs" / f"{name}.yaml"])
-    experiment = experiments.build(config)
+    experiment = experiments.build(config).only
     spec = experiment.pool_spec
     example = np.zeros((1, *spec.observation_shape), spec.observation_dtype)
     agent = jax.eval_shape(experiment.agent.init, jax.random.key(0), example)
@@ -166,5 +166,5 @@ def test_benchmarks_are_those_of_the_notebooks(
         config.meta.validation_rollouts,
         config.environment.num_envs,
     )
-    meta_params = jax.eval_shape(experiment.rule.init_params, jax.random.key(0))
+    meta_params = jax.eval_shape(experiment.agent.rule.init_params, jax.random.key(0))
     assert parts.count(meta_params) == 754_778  # as published

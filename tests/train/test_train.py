@@ -27,6 +27,7 @@ from metarl.meta.inner_loop import Window
 from metarl.meta_training import MetaTraining
 from metarl.rollout.actor import Actor
 from metarl.run_folder import RunFolder
+from metarl.stack_training import StackTraining
 from metarl.types import Rollout, Transitions
 
 TIMES = ("stats/", "charts/SPS")
@@ -58,7 +59,8 @@ def checkpoint(folder: Path) -> list[np.ndarray]:
         training = taken_up.training
         # The environments of a finished run are not replayed; their actions are in
         # the checkpoint, and `test_pool_state` says what follows from them.
-        state = (training.meta, training.population, training.env_steps, training.lives)
+        populations = [stack.population for stack in training.stacks]
+        state = (training.meta, populations, training.env_steps, training.lives)
         return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 
 
@@ -283,7 +285,7 @@ def test_non_finite_meta_gradients_stop_the_run(
 ) -> None:
     folder = tmp_path / "nan"
     config = tiny_run.config(folder, "meta_steps=9", "meta.max_skipped=2")
-    real = MetaTraining.play
+    real = StackTraining.play
 
     def poisoned(self, meta_params, population, key):
         population, objective, window = real(self, meta_params, population, key)
@@ -291,7 +293,7 @@ def test_non_finite_meta_gradients_stop_the_run(
         values = dataclasses.replace(window.values, params=bad)
         return population, objective, dataclasses.replace(window, values=values)
 
-    monkeypatch.setattr(MetaTraining, "play", poisoned)
+    monkeypatch.setattr(StackTraining, "play", poisoned)
     assert run(config) == 1
     assert "not finite in 2 meta-steps in a row" in capsys.readouterr().out
     assert rows(folder)[-1]["meta/skipped"] == 4
@@ -426,8 +428,9 @@ def test_a_run_that_acts_ahead_is_saved_as_if_it_did_not(tmp_path: Path) -> None
             training = begun.training
             stop = lambda training=training: training.meta_steps >= 3  # noqa: E731
             assert begun.run(stop) == 75
-            pools.append(training.rollouts.pool_states())
-            assert (training.rollouts._ahead is not None) == (overlap == "always")
+            (stack,) = training.stacks
+            pools.append(stack.rollouts.pool_states())
+            assert (stack.rollouts._ahead is not None) == (overlap == "always")
     for left, right in zip(*pools, strict=True):
         assert left.keys() == right.keys()
         for name, value in left.items():
@@ -439,8 +442,9 @@ def test_programs_grow_neither_with_agents_nor_with_updates(tmp_path: Path) -> N
         config = tiny_run.config(tmp_path / "x", f"population.num_agents={num_agents}")
         experiment = experiments.build(config)
         params = experiments.initial_meta_params(experiment, config)
-        _, population = experiments.initial_state(experiment, config, params)
-        agent, spec = experiment.agent, experiment.pool_spec
+        stack = experiment.only
+        population = experiments.first_population(stack, config.seed)
+        agent, spec = stack.agent, stack.pool_spec
         rollout = synthetic_rollout(num_agents, spec.observation_shape)
         keys = jax.random.split(jax.random.key(0), (num_agents, updates))
         window = Window(
@@ -451,7 +455,7 @@ def test_programs_grow_neither_with_agents_nor_with_updates(tmp_path: Path) -> N
             validation=rollout,
         )
         assert agent.num_actions == 3
-        program = jax.jit(lambda *args: experiment.estimator.gradient(*args))
+        program = jax.jit(lambda *args: stack.estimator.gradient(*args))
         return program.lower(params, window).as_text().count("\n")
 
     # No other axis of the tiny run has one of these lengths, so that no function of
@@ -492,9 +496,9 @@ def test_agents_are_replaced_when_their_lifetime_ends(tmp_path: Path) -> None:
     with MetaTraining(config) as training:
         training.start()
         for _ in range(8):
-            before = training.population.agents.params
+            before = training.stacks[0].population.agents.params
             training.meta_step()
-            agents = training.population.agents
+            agents = training.stacks[0].population.agents
             ages.append(np.asarray(agents.env_steps)[:, 0])
             births.append(np.asarray(agents.agent_updates)[:, 0] == 0)
             for group in np.flatnonzero(births[-1]):

@@ -1,0 +1,290 @@
+"""The agents of one stack in their environments: they act, learn, die and are born.
+
+Host code under `meta_training.py`, which moves the rule. `StackTraining.play` is what
+estimators call; one of its own, with pools of its own, is made for each rule that is
+tried beside the run's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from metarl import experiment as experiments
+from metarl.agents import population as agents_population
+from metarl.agents.agent import Agent, AgentState
+from metarl.checkpoint import AS_STORED
+from metarl.config import TrainConfig
+from metarl.envs.pool import Episodes
+from metarl.experiment import Stack
+from metarl.meta.estimators import Population
+from metarl.meta.inner_loop import Window
+from metarl.meta.objective import ValueState
+from metarl.rollout.actor import POOL_KEYS, Actor
+from metarl.rollout.ahead import RolloutQueue
+from metarl.rules.base import Metrics
+from metarl.types import Params, Rollout
+
+Measure = Callable[[str], contextlib.AbstractContextManager[None]]
+"""Times a block as a part of the stage that it names."""
+
+
+def _unmeasured(_: str) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+class StackTraining:
+    """A stack's agents, their environments and their clocks."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        config: TrainConfig,
+        *,
+        seed: int | None = None,
+        measure: Measure = _unmeasured,
+    ) -> None:
+        """Build the first agents and describe their pools; then `start` or `restore`.
+
+        Args:
+          stack: its static parts.
+          config: of the run.
+          seed: of agents, pools and acting; None: the run's.
+          measure: times what the host waits for.
+        """
+        self.stack = stack
+        self._config, self._measure = config, measure
+        self._seed = config.seed if seed is None else seed
+        self.population = experiments.first_population(stack, self._seed)
+        self.lives = np.zeros(len(stack.tasks), np.int64)
+        self.actor = Actor(
+            stack.agent,
+            stack.tasks,
+            stack.environment,
+            seeds=[self._seed] * len(stack.tasks),
+            seed_indices=stack.members,
+            chunk=stack.population.chunk,
+        )
+        self.rollouts = RolloutQueue(
+            self.actor,
+            config.meta,
+            rollout_length=stack.population.rollout_length,
+            in_thread=_overlaps(config.population.overlap),
+        )
+        self._env_steps = 0
+
+    def close(self) -> None:
+        """Free the environments."""
+        self.rollouts.close()
+        self.actor.close()
+
+    def start(self) -> None:
+        """Begin anew: reset the environments."""
+        self.actor.start()
+        # Compiled here, and not when the first life ends.
+        self._bear(np.zeros(len(self.lives), np.bool_), self.population)
+
+    # --- Checkpoints --------------------------------------------------------------
+
+    def tree(self) -> dict[str, Any]:
+        """Return all arrays that `restore` needs to go on from here."""
+        return self._tree(self.rollouts.pool_states())
+
+    def like(self) -> dict[str, Any]:
+        """Return what `tree` looks like, whatever the pools have gone through."""
+        pool = dict.fromkeys(POOL_KEYS, AS_STORED)
+        return self._tree([pool] * self.actor.num_pools)
+
+    def _tree(self, pools: Any) -> dict[str, Any]:
+        return {"population": self.population, "lives": self.lives, "pools": pools}
+
+    def restore(
+        self,
+        tree: Mapping[str, Any],
+        *,
+        report: Callable[[int, int], None] | None = None,
+        replay_pools: bool = True,
+    ) -> None:
+        """Go on from ``tree``.
+
+        Args:
+          tree: what `tree` returned.
+          report: called with the environment steps done and to do.
+          replay_pools: False where nobody is going to act any more.
+        """
+        self.population = tree["population"]
+        self.lives = np.array(tree["lives"])
+        if replay_pools:
+            self.actor.restore(tree["pools"], report=report)
+
+    # --- One meta-step ------------------------------------------------------------
+
+    def meta_gradient(
+        self, meta_params: Params, meta_step: int
+    ) -> tuple[Params, Metrics]:
+        """Play, and return the gradients ``[G, ...]`` and metrics ``[G]`` of it.
+
+        Both may still be under way.
+
+        Args:
+          meta_params: the rule.
+          meta_step: meta-steps done before.
+        """
+        key = experiments.meta_step_key(self.stack, self._seed, meta_step)
+        self.population, grads, metrics = self.stack.estimator(
+            self.play, meta_params, self.population, key
+        )
+        return grads, metrics
+
+    def begin_ahead(self, meta_step: int, *, drain: bool) -> None:
+        """Begin to act for the meta-step after the first ``meta_step``, if possible.
+
+        Args:
+          meta_step: meta-steps done before it.
+          drain: whether the episodes will be drained before that.
+        """
+        key = experiments.meta_step_key(self.stack, self._seed, meta_step)
+        act_keys, _ = self._split(key)
+        self.rollouts.begin_ahead(self.population.agents, act_keys, drain=drain)
+
+    def play(
+        self, meta_params: Params, population: Population, key: jax.Array
+    ) -> tuple[Population, jax.Array, Window]:
+        """Act and update N times, then act for validation; see `estimators.Play`."""
+        start = agents = population.agents
+        act_keys, update_keys = self._split(key)
+        acted = self.rollouts.begin(start, act_keys)
+        rollouts = []
+        for per_group in update_keys:
+            rollouts.append(self._count(acted.take()))
+            with self._measure("learn"):
+                agents = jax.block_until_ready(
+                    _update(
+                        self.stack.agent,
+                        self.stack.population.chunk,
+                        (meta_params, agents, rollouts[-1], per_group),
+                    )
+                )
+            acted.updated(agents)
+        validation = self._count(acted.take())
+        # What acting cost belongs to the agents; validation steps are lived too.
+        agents = dataclasses.replace(
+            agents, env_steps=agents.env_steps + _steps_per_group(validation)
+        )
+        window = _window(start, population.values, rollouts, update_keys, validation)
+        objective = jnp.mean(validation.returns, axis=(1, 2))
+        return dataclasses.replace(population, agents=agents), objective, window
+
+    def end_lifetimes(self, meta_step: int) -> npt.NDArray[np.bool_]:
+        """Give birth to new agents in the groups whose budget is used.
+
+        Their value functions go with them, which judged another policy.
+
+        Args:
+          meta_step: meta-steps done.
+
+        Returns:
+          Which groups they are, ``[G]``.
+        """
+        lived = jax.device_get(self.population.agents.env_steps)[:, 0]
+        ended: npt.NDArray[np.bool_] = lived >= self._budgets()
+        if ended.any():
+            self._bear(ended, experiments.newborn(self.stack, self._seed, meta_step))
+            self.lives += ended
+            for group in np.flatnonzero(ended):
+                self.actor.begin_epoch(int(group))
+        return ended
+
+    def _bear(self, ended: npt.NDArray[np.bool_], newborn: Population) -> None:
+        """Put new agents in the place of those whose life ``ended``."""
+        self.population = experiments.reborn(
+            self.population, newborn, jax.device_put(ended)
+        )
+
+    def _budgets(self) -> npt.NDArray[np.float64]:
+        """Return the environment steps of every group's present life, ``[G]``.
+
+        The first lives are of evenly spaced lengths, so that from then on the rule
+        sees agents of all ages.
+        """
+        groups = len(self.lives)
+        first = (1 + np.arange(groups)) / groups
+        share = np.where(self.lives == 0, first, 1.0)
+        return share * self.stack.population.lifetime_env_steps
+
+    def _split(self, key: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Return a meta-step's keys to act with, and each update's, ``[G]``."""
+        updates = self._config.meta.inner_updates
+        return _split(key, updates=updates, groups=len(self.stack.tasks))
+
+    # --- What is counted ----------------------------------------------------------
+
+    def _count(self, rollout: Rollout) -> Rollout:
+        self._env_steps += int(jax.device_get(rollout.env_steps).sum())
+        return rollout
+
+    def take_env_steps(self) -> int:
+        """Return the environment steps acted since the last call."""
+        taken, self._env_steps = self._env_steps, 0
+        return taken
+
+    def drain_episodes(self) -> list[list[Episodes]]:
+        """Return the episodes that meta-steps finished since the last call."""
+        return self.rollouts.drain_episodes()
+
+    def take_times(self) -> dict[str, float]:
+        """Return the seconds that acting spent on each stage since the last call."""
+        return self.actor.take_times()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _update(
+    agent: Agent, chunk: int, inputs: tuple[Params, AgentState, Rollout, jax.Array]
+) -> AgentState:
+    return agents_population.update(agent, *inputs, chunk=chunk)[0]
+
+
+def _overlaps(option: str) -> bool:
+    """Return whether agents act while the device learns."""
+    if option == "auto":
+        return jax.default_backend() != "cpu"
+    return option == "always"
+
+
+@functools.partial(jax.jit, static_argnames=("updates", "groups"))
+def _split(
+    key: jax.Array, *, updates: int, groups: int
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    *keys, validation_key = jax.random.split(key, updates + 1)
+    pairs = [jax.random.split(key) for key in keys]
+    act_keys = [act_key for act_key, _ in pairs]
+    update_keys = [jax.random.split(update_key, groups) for _, update_key in pairs]
+    return [*act_keys, validation_key], update_keys
+
+
+@jax.jit
+def _steps_per_group(rollout: Rollout) -> jax.Array:
+    """Return the environment steps of a rollout, over each group: ``i32[G, K]``."""
+    steps = jnp.sum(rollout.env_steps, axis=1, keepdims=True)
+    return jnp.broadcast_to(steps, rollout.env_steps.shape)
+
+
+@jax.jit
+def _window(
+    agents: AgentState,
+    values: ValueState,
+    rollouts: list[Rollout],
+    keys: list[jax.Array],
+    validation: Rollout,
+) -> Window:
+    """Stack what one meta-step recorded behind the axis G."""
+    stacked = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *rollouts)
+    return Window(agents, values, stacked, jnp.stack(keys, axis=1), validation)

@@ -22,6 +22,7 @@ from metarl.config import EnvironmentConfig, PopulationConfig, TrainConfig
 from metarl.config_families import check_families, settings_of
 from metarl.envs.tasks import PoolSpec, Task, pool_spec, resolve_environment
 from metarl.errors import UserError
+from metarl.lifetimes import longest
 from metarl.meta import trainer
 from metarl.meta.estimators import ExactEstimator, Population, ReverseMode
 from metarl.meta.inner_loop import InnerLoop
@@ -118,7 +119,7 @@ def build(config: TrainConfig) -> Experiment:
     if not jax.tree.leaves(jax.eval_shape(rule.init_params, jax.random.key(0))):
         raise UserError(
             f"update_rule.kind={kind}: a hand-written rule has no meta-parameters to "
-            f"train (allowed: disco; try it by `metarl evaluate {kind}`)"
+            f"train (allowed: disco, lpg; try it by `metarl evaluate {kind}`)"
         )
     experiment = assemble(config)
     agent = experiment.stacks[0].agent
@@ -174,7 +175,7 @@ def _stack(
         config.agent,
         rule,
         spec.num_actions,
-        lifetime_env_steps=config.population.lifetime_env_steps,
+        lifetime_env_steps=longest(config.population.lifetime_env_steps),
     )
     value = config.meta.value_function
     torso = config.agent.network.torso if value.torso is None else value.torso

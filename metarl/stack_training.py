@@ -25,6 +25,7 @@ from metarl.checkpoint import AS_STORED
 from metarl.config import TrainConfig
 from metarl.envs.pool import Episodes
 from metarl.experiment import Stack
+from metarl.lifetimes import Lives
 from metarl.meta.estimators import Population
 from metarl.meta.inner_loop import Window
 from metarl.meta.objective import ValueState
@@ -63,8 +64,11 @@ class StackTraining:
         self.stack = stack
         self._config, self._measure = config, measure
         self._seed = config.seed if seed is None else seed
-        self.population = experiments.first_population(stack, self._seed)
-        self.lives = np.zeros(len(stack.tasks), np.int64)
+        self._lives = Lives(
+            stack.population.lifetime_env_steps, stack.members, seed=self._seed
+        )
+        first = experiments.first_population(stack, self._seed)
+        self.population = self._with_budgets(first)
         self.actor = Actor(
             stack.agent,
             stack.tasks,
@@ -91,6 +95,11 @@ class StackTraining:
         self.actor.start()
         # Compiled here, and not when the first life ends.
         self._bear(np.zeros(len(self.lives), np.bool_), self.population)
+
+    @property
+    def lives(self) -> npt.NDArray[np.int64]:
+        """How many lives of every group are over, ``[G]``."""
+        return self._lives.count
 
     # --- Checkpoints --------------------------------------------------------------
 
@@ -121,7 +130,7 @@ class StackTraining:
           replay_pools: False where nobody is going to act any more.
         """
         self.population = tree["population"]
-        self.lives = np.array(tree["lives"])
+        self._lives.begin(tree["lives"])
         if replay_pools:
             self.actor.restore(tree["pools"], report=report)
 
@@ -195,10 +204,11 @@ class StackTraining:
           Which groups they are, ``[G]``.
         """
         lived = jax.device_get(self.population.agents.env_steps)[:, 0]
-        ended: npt.NDArray[np.bool_] = lived >= self._budgets()
+        ended = self._lives.ended(lived)
         if ended.any():
-            self._bear(ended, experiments.newborn(self.stack, self._seed, meta_step))
-            self.lives += ended
+            self._lives.begin(self.lives + ended)
+            newborn = experiments.newborn(self.stack, self._seed, meta_step)
+            self._bear(ended, self._with_budgets(newborn))
             for group in np.flatnonzero(ended):
                 self.actor.begin_epoch(int(group))
         return ended
@@ -209,16 +219,15 @@ class StackTraining:
             self.population, newborn, jax.device_put(ended)
         )
 
-    def _budgets(self) -> npt.NDArray[np.float64]:
-        """Return the environment steps of every group's present life, ``[G]``.
-
-        The first lives are of evenly spaced lengths, so that from then on the rule
-        sees agents of all ages.
-        """
-        groups = len(self.lives)
-        first = (1 + np.arange(groups)) / groups
-        share = np.where(self.lives == 0, first, 1.0)
-        return share * self.stack.population.lifetime_env_steps
+    def _with_budgets(self, population: Population) -> Population:
+        """Return agents that know how long they live, where lives differ."""
+        if isinstance(self.stack.population.lifetime_env_steps, int):
+            return population
+        budgets = self._lives.budgets.astype(np.int32)[:, None]
+        agents = dataclasses.replace(
+            population.agents, lifetime_env_steps=jax.device_put(budgets)
+        )
+        return dataclasses.replace(population, agents=agents)
 
     def _split(self, key: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
         """Return a meta-step's keys to act with, and each update's, ``[G]``."""

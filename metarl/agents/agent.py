@@ -36,6 +36,8 @@ class AgentState:
     rule_state: RuleState
     env_steps: jax.Array  # i32[] environment steps of this lifetime, over the group
     agent_updates: jax.Array  # i32[] updates of this lifetime
+    # i32[] environment steps of this lifetime, where agents differ; None: the Agent's.
+    lifetime_env_steps: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Agent:
       network: pure functions that return the heads of the rule's spec.
       num_actions: A.
       optimizer: settings of Adam.
-      lifetime_env_steps: environment steps that schedules are stretched over.
+      lifetime_env_steps: environment steps that schedules are stretched over, unless
+        the state says otherwise.
     """
 
     rule: UpdateRule
@@ -83,10 +86,13 @@ class Agent:
     def clock(self, state: AgentState) -> Clock:
         """Return the agent's age."""
         env_steps = state.env_steps.astype(jnp.result_type(float))
+        lifetime: float | jax.Array = self.lifetime_env_steps
+        if state.lifetime_env_steps is not None:
+            lifetime = state.lifetime_env_steps.astype(env_steps.dtype)
         return Clock(
             env_steps=env_steps,
             agent_updates=state.agent_updates,
-            lifetime_fraction=jnp.minimum(env_steps / self.lifetime_env_steps, 1),
+            lifetime_fraction=jnp.minimum(env_steps / lifetime, 1),
         )
 
     def evaluate(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, PositiveInt
+from pydantic import Discriminator, Field, JsonValue, PositiveInt, Tag
 
 from metarl.config.agent import AgentConfig, Torso
 from metarl.config.base import (
@@ -99,6 +99,14 @@ class MetaConfig(Model):
     """Meta-steps in a row with a non-finite meta-gradient after which the run stops."""
 
 
+Lifetimes = Annotated[
+    Annotated[EnvSteps, Tag("budget")]
+    | Annotated[tuple[EnvSteps, ...], Field(min_length=1), Tag("budgets")],
+    # So that a mistake is told of the form that was meant.
+    Discriminator(lambda x: "budgets" if isinstance(x, list | tuple) else "budget"),
+]
+
+
 class PopulationConfig(Model):
     """The agents that the rule is meta-trained on."""
 
@@ -107,9 +115,10 @@ class PopulationConfig(Model):
     for 8,192."""
     rollout_length: PositiveInt = 16
     """T: transitions per agent update (N 29; REF 16)."""
-    lifetime_env_steps: EnvSteps = 200_000_000
+    lifetime_env_steps: Lifetimes = 200_000_000
     """Environment steps after which an agent is replaced by a new one, and schedules
-    end (N: drawn from 200, 100, 50 and 20 million). The first lives are staggered."""
+    end; a list: of each life one of them, drawn with probability proportional to its
+    inverse (N: 200, 100, 50 and 20 million). The first lives are staggered."""
     chunk: PositiveInt = 1
     """The most agents that one device call acts for or updates together (vmap): where
     there are fewer, all; else the others follow one after another. Results do not

@@ -197,6 +197,8 @@ def inner_loop_for(agent: Agent, *, remat: bool = True) -> InnerLoop:
             z_entropy=0.03,
             squared_mean=0.02,
             target_kl=0.06,
+            l2_pi=0.05,
+            l2_y=0.07,
         ),
         remat=remat,
     )
@@ -278,11 +280,16 @@ def window_for(loop: InnerLoop, seed: int, *, updates: int, peers: int) -> Windo
 
 
 def disco_params(seed: int, config: DiscoConfig = DISCO) -> Params:
+    """Return Disco's meta-parameters; none is zero."""
+    return rule_params(Disco(config), seed)
+
+
+def rule_params(rule: UpdateRule, seed: int) -> Params:
     """Return meta-parameters whose biases are not zero."""
 
     @partial(jax.jit, compiler_options=QUICK)
     def new(key: jax.Array, noise_key: jax.Array) -> Params:
-        leaves, tree = jax.tree.flatten(Disco(config).init_params(key))
+        leaves, tree = jax.tree.flatten(rule.init_params(key))
         keys = jax.random.split(noise_key, len(leaves))
         noisy = [
             x + 0.2 * jax.random.normal(k, x.shape)

@@ -21,11 +21,13 @@ import pytest
 import tiny
 
 from metarl.agents.agent import AgentState
+from metarl.config import LPGConfig
 from metarl.meta.inner_loop import InnerLoop, StepLog, Window
 from metarl.meta.mixed_mode import MixedMode
 from metarl.meta.objective import ValueState
 from metarl.numerics import AdamState
 from metarl.rules.disco import Disco
+from metarl.rules.lpg import LPG
 from metarl.types import Params
 
 REAL_STOP, REAL_VMAP = jax.lax.stop_gradient, jax.vmap
@@ -310,6 +312,42 @@ def test_the_meta_gradient_is_the_difference_with_stops_held(
     check_against_differences(loss, meta_params, mixed)
     poisoned, *_ = mixed_mode(meta_params, tiny.poison(window, 0))
     tiny.assert_same_bits(mixed, poisoned)
+
+
+def test_lpgs_meta_gradient_is_the_difference_with_stops_held(
+    x64: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = LPG(LPGConfig(prediction_size=5, lstm=4, embedding_hidden=3))
+    loop = tiny.inner_loop_for(tiny.agent_for(rule, learning_rate=0.2), remat=False)
+    window = tiny.window_for(loop, 1, updates=2, peers=1)
+    window = dataclasses.replace(window, agents=tiny.warm(window.agents, 1))
+    meta_params = jax.tree.map(lambda x: 2 * x, tiny.rule_params(rule, 0))
+    loss, places = frozen_loss(loop, window, meta_params, monkeypatch)
+    # Nothing that the rule sees is stopped: in each update the largest logit of y, as
+    # an input and of its target, which cancels; the optimisers; the outer objective.
+    assert places == {
+        "_less_largest": 2 * 2,
+        "adam_direction": 2 * (2 * 3 + 2 * 2),
+        "ValueFunction.advantages": 2 * 2 + 2,
+        "ValueFunction.update": 2,
+    }
+
+    grads, _ = compiled_gradient(loop)(meta_params, window)
+    derivatives = check_against_differences(loss, meta_params, grads)
+    assert small(derivatives) == set()
+
+    # Mixed mode: the same gradient, and nothing from transitions that do not exist.
+    mixed_mode = jax.jit(MixedMode(loop).of_group, compiler_options=tiny.QUICK)
+    mixed, _, metrics = mixed_mode(meta_params, window)
+    tiny.assert_close(mixed, grads)
+    poisoned, *_ = mixed_mode(meta_params, tiny.poison(window, 0))
+    tiny.assert_same_bits(mixed, poisoned)
+
+    # The regularisers, each times its own weight.
+    weights = {"entropy": -0.05, "y_entropy_loss": 0.04, "l2_pi": 0.05, "l2_y": 0.07}
+    expected = sum(weight * metrics[name] for name, weight in weights.items())
+    assert float(metrics["reg_loss"]) == pytest.approx(float(expected), rel=1e-12)
+    assert not {"squared_mean_pi", "target_kl"} & set(metrics)
 
 
 def test_one_update_does_not_see_the_lifetime_network(

@@ -125,8 +125,7 @@ class MetaTraining:
         self.env_steps += sum(stack.take_env_steps() for stack in self.stacks)
         self.meta_steps += 1
         # The meta-gradient is still being computed, and what follows needs it not.
-        for stack in self.stacks:
-            stack.end_lifetimes(self.meta_steps)
+        ended = [stack.end_lifetimes(self.meta_steps) for stack in self.stacks]
         if self.meta_steps < self.config.meta_steps:
             for stack in self.stacks:
                 stack.begin_ahead(self.meta_steps, drain=self.is_logged)
@@ -134,9 +133,18 @@ class MetaTraining:
             self.meta, update_metrics = _meta_update(
                 self.config.meta.optimizer, self.meta, grads
             )
+            self._reset_optimizers(np.concatenate(ended))
             jax.block_until_ready(self.meta)
         self._check_skipped(grads)
         return {**_join(metrics), **update_metrics}
+
+    def _reset_optimizers(self, ended: npt.NDArray[np.bool_]) -> None:
+        """Begin the meta-optimisers of groups anew whose life ``ended``, if asked to.
+
+        After the meta-step, whose gradients are those of the old lives.
+        """
+        if self.config.meta.optimizer.reset_with_lifetime and ended.any():
+            self.meta = trainer.reset_optimizers(self.meta, jax.device_put(ended))
 
     def _check_skipped(self, grads: Sequence[Params]) -> None:
         """Let the run fail where too many meta-gradients in a row were not finite."""

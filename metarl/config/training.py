@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, JsonValue, PositiveInt, Tag
+from pydantic import (
+    Discriminator,
+    Field,
+    JsonValue,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 
 from metarl.config.agent import AgentConfig, Torso
 from metarl.config.base import (
@@ -61,11 +68,32 @@ class MetaOptimizerConfig(Model):
 
     learning_rate: Positive = 1e-3
     """N 1e-3; REF 5e-4."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Over `schedule_meta_steps`; afterwards the rate stays at its end."""
+    end_learning_rate: NonNegative = 0.0
+    """Where a `linear` or `cosine` schedule ends."""
+    schedule_meta_steps: PositiveInt | None = None
+    """Meta-steps that a schedule takes; to be given for all but `constant`, since a run
+    may be extended."""
+    warmup_meta_steps: Annotated[int, Field(ge=0)] = 0
+    """Meta-steps during which the rate is multiplied by a factor that rises linearly,
+    from 1 / warmup_meta_steps."""
+    reset_with_lifetime: bool = False
+    """Whether a group's Adam begins anew when its agents' lifetime ends."""
     max_grad_norm: Positive = 1.0
     """Each group's meta-gradient is scaled down to this global norm (N)."""
     b1: Decay = 0.9
     b2: Decay = 0.999
     eps: Positive = 1e-8
+
+    @model_validator(mode="after")
+    def _length_of_schedule(self) -> MetaOptimizerConfig:
+        if self.schedule != "constant" and self.schedule_meta_steps is None:
+            raise ValueError(
+                f"schedule={self.schedule} needs schedule_meta_steps, the meta-steps "
+                "that it takes"
+            )
+        return self
 
 
 Acting = Literal["current", "lagged", "initial"]

@@ -5,10 +5,12 @@ Oh et al., Nature 648 (2025), Methods. Pure; the training loop calls it.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
-from metarl.config import MetaOptimizerConfig
+from metarl.config import MetaOptimizerConfig, OptimizerConfig
 from metarl.numerics import (
     AdamState,
     adam_direction,
@@ -16,8 +18,9 @@ from metarl.numerics import (
     global_norm,
     scale_to_norm,
 )
+from metarl.numerics import learning_rate as scheduled_rate
 from metarl.rules.base import Metrics
-from metarl.types import Params, pytree
+from metarl.types import Clock, Params, pytree
 
 
 @pytree
@@ -26,6 +29,7 @@ class MetaState:
 
     params: Params
     optimizers: AdamState  # [G]
+    meta_steps: jax.Array  # i32[] done so far
     skipped: jax.Array  # i32[] groups whose meta-gradient was not finite, so far
     skipped_in_a_row: jax.Array  # i32[] meta-steps in a row with such a group
 
@@ -39,6 +43,7 @@ def init(meta_params: Params, *, groups: int) -> MetaState:
     return MetaState(
         params=meta_params,
         optimizers=jax.tree.map(repeat, adam_init(meta_params)),
+        meta_steps=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),
     )
@@ -80,22 +85,53 @@ def update(
 
     directions, optimizers, norms, finite = jax.vmap(of_group)(state.optimizers, grads)
     count = jnp.maximum(jnp.sum(finite), 1)
-    steps = jax.tree.map(
-        lambda d: -config.learning_rate * jnp.sum(d, axis=0) / count, directions
-    )
+    rate = learning_rate(config, state.meta_steps)
+    steps = jax.tree.map(lambda d: -rate * jnp.sum(d, axis=0) / count, directions)
     skipped = jnp.sum(~finite, dtype=jnp.int32)
     new_state = MetaState(
         params=jax.tree.map(jnp.add, state.params, steps),
         optimizers=optimizers,
+        meta_steps=state.meta_steps + 1,
         skipped=state.skipped + skipped,
         skipped_in_a_row=jnp.where(skipped > 0, state.skipped_in_a_row + 1, 0),
     )
     metrics = {
         "grad_norm": jnp.sum(jnp.where(finite, norms, 0)) / count,
         "update_norm": global_norm(steps),
+        "learning_rate": rate,
         "skipped": new_state.skipped,
     }
     return new_state, metrics
+
+
+def learning_rate(config: MetaOptimizerConfig, meta_steps: jax.Array) -> jax.Array:
+    """Return the rate of the step that follows ``meta_steps`` others.
+
+    The agents' schedule, in meta-steps; only that a warm-up's first step is no step of
+    zero, which would cost a whole meta-gradient.
+    """
+    dtype = jnp.result_type(float)
+    done = meta_steps.astype(dtype)
+    schedule = OptimizerConfig(
+        learning_rate=config.learning_rate,
+        end_learning_rate=config.end_learning_rate,
+        schedule=config.schedule,
+    )
+    fraction = jnp.minimum(done / (config.schedule_meta_steps or 1), 1)
+    rate = scheduled_rate(schedule, Clock(done, meta_steps, fraction))
+    if config.warmup_meta_steps == 0:
+        return rate
+    return rate * jnp.minimum((done + 1) / config.warmup_meta_steps, 1)
+
+
+@jax.jit
+def reset_optimizers(state: MetaState, groups: jax.Array) -> MetaState:
+    """Return the state with new Adams for the ``groups bool[G]``."""
+    optimizers = jax.tree.map(
+        lambda x: jnp.where(groups.reshape(-1, *[1] * (x.ndim - 1)), 0, x),
+        state.optimizers,
+    )
+    return dataclasses.replace(state, optimizers=optimizers)
 
 
 def offending_leaf(grads: Params) -> str | None:

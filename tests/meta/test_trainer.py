@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import tiny
 
-from metarl.config import MetaOptimizerConfig
+from metarl import config_loader
+from metarl.config import MetaOptimizerConfig, TrainConfig
+from metarl.errors import UserError
 from metarl.meta import trainer
 from metarl.types import Params
 
@@ -107,6 +109,69 @@ def test_nothing_moves_when_every_group_is_skipped() -> None:
     tiny.assert_same_bits(after.optimizers, state.optimizers)
     assert int(after.skipped) == 2
     assert float(metrics["update_norm"]) == float(metrics["grad_norm"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        (
+            {"schedule": "linear", "schedule_meta_steps": 4, "end_learning_rate": 0.2},
+            [1.0, 0.8, 0.6, 0.4, 0.2, 0.2],
+        ),
+        (
+            {"schedule": "cosine", "schedule_meta_steps": 4},
+            [1.0, 0.5 + 8**-0.5, 0.5, 0.5 - 8**-0.5, 0.0, 0.0],
+        ),
+        ({"warmup_meta_steps": 4}, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]),
+        (
+            {"schedule": "linear", "schedule_meta_steps": 4, "warmup_meta_steps": 2},
+            [0.5, 0.75, 0.5, 0.25, 0.0, 0.0],
+        ),
+    ],
+)
+def test_the_rate_follows_its_schedule(
+    x64: None, settings: dict, expected: list[float]
+) -> None:
+    config = MetaOptimizerConfig(learning_rate=1.0, **settings)
+    rates = [float(trainer.learning_rate(config, jnp.int32(n))) for n in range(6)]
+    np.testing.assert_allclose(rates, expected, atol=1e-12)
+
+
+def test_the_step_is_as_long_as_the_schedule_says(x64: None) -> None:
+    scheduled = MetaOptimizerConfig(
+        learning_rate=0.01, schedule="linear", schedule_meta_steps=10
+    )
+    state = other = trainer.init(params(), groups=2)
+    for n in range(4):
+        grads = as_tree(gradients(n, [1.0, 0.1]))
+        before, unscheduled = flatten(state.params), flatten(other.params)
+        state, metrics = trainer.update(scheduled, state, grads)
+        other, _ = trainer.update(CONFIG, other, grads)
+        step = flatten(other.params) - unscheduled
+        np.testing.assert_allclose(
+            flatten(state.params) - before, (1 - n / 10) * step, rtol=1e-10
+        )
+        assert float(metrics["learning_rate"]) == pytest.approx(0.01 * (1 - n / 10))
+
+
+def test_a_schedule_needs_a_length() -> None:
+    with pytest.raises(
+        UserError, match=r"meta\.optimizer=.*schedule=cosine needs sche"
+    ):
+        config_loader.load(TrainConfig, [], ["meta.optimizer.schedule=cosine"])
+
+
+def test_adams_begin_anew_where_they_are_told_to(x64: None) -> None:
+    state = trainer.init(params(), groups=3)
+    state, _ = trainer.update(CONFIG, state, as_tree(gradients(0, [1.0, 1.0, 1.0])))
+    reset = trainer.reset_optimizers(state, jnp.array([False, True, False]))
+    tiny.assert_same_bits(reset.params, state.params)
+    np.testing.assert_array_equal(reset.optimizers.count, [1, 0, 1])
+    for new, old in tiny.pairs(reset.optimizers, state.optimizers):
+        assert np.all(np.asarray(old) != 0)
+        np.testing.assert_array_equal(new[1], 0)
+        np.testing.assert_array_equal(new[::2], old[::2])
 
 
 def test_the_offending_tensor_is_named() -> None:

@@ -95,7 +95,8 @@ def test_agents_know_how_long_they_live_and_leave_nothing_behind(
 ) -> None:
     lifetimes = (150, 300, 40)
     of_family = f"families.catch.population.lifetime_env_steps={list(lifetimes)}"
-    given = config(tmp_path / "run", of_family)
+    anew = "meta.optimizer.reset_with_lifetime=true"
+    given = config(tmp_path / "run", of_family, anew)
     with MetaTraining(given) as training:
         training.start()
         (stack,) = training.stacks
@@ -125,6 +126,9 @@ def test_agents_know_how_long_they_live_and_leave_nothing_behind(
             np.testing.assert_array_equal(agents.rule_state["updates"][born], 0)
             np.testing.assert_array_equal(agents.rule_state["reward"][born], 0)
             assert np.all(agents.rule_state["updates"][~born] > 0)
+            # So are the meta-optimisers, where that is asked for.
+            count = np.asarray(training.meta.optimizers.count)
+            np.testing.assert_array_equal(count > 0, ~born)
         assert died >= 3
 
 
@@ -142,6 +146,8 @@ def test_resuming_through_lives_of_drawn_lengths_changes_nothing(
             run.begin()
             (stack,) = run.training.stacks
             assert run.training.lives.sum() > 2
+            # By default the meta-optimisers are kept.
+            np.testing.assert_array_equal(run.training.meta.optimizers.count, 6)
             states.append((run.training.meta, stack.population, stack.lives))
     for left, right in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_array_equal(left, right)

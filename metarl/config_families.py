@@ -23,7 +23,7 @@ from metarl.errors import UserError, nearest
 ALLOWED: dict[str, tuple[str, ...]] = {
     "agent": tuple(AgentConfig.model_fields),
     "environment": ("num_envs", "clip_rewards", "epoch_steps", "atari"),
-    "population": ("rollout_length", "lifetime_env_steps", "chunk"),
+    "population": ("rollout_length", "lifetime_env_steps", "replay", "chunk"),
     "meta": ("value_function",),
 }
 """What may differ between families: keys of each section. All else is of the whole

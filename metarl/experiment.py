@@ -28,6 +28,7 @@ from metarl.meta.estimators import ExactEstimator, Population, ReverseMode
 from metarl.meta.inner_loop import InnerLoop
 from metarl.meta.mixed_mode import MixedMode
 from metarl.meta.objective import ValueFunction
+from metarl.rollout.batches import batch_size
 from metarl.rules import make_rule
 from metarl.rules.base import UpdateRule
 from metarl.types import Params
@@ -171,6 +172,7 @@ def _stack(
     first = next(iter(tasks.values()))
     config = settings_of(config, first.game.family)
     spec = pool_spec(first, config.environment)
+    batch_size(config.population.replay, num_envs=config.environment.num_envs)
     agent = build_agent(
         config.agent,
         rule,

@@ -77,13 +77,24 @@ class MetaTraining:
         for stack in self.stacks:
             stack.start()
 
-    def tree(self) -> dict[str, Any]:
-        """Return all arrays that `restore` needs to go on from here."""
-        return {"meta": self.meta, "stacks": [stack.tree() for stack in self.stacks]}
+    @property
+    def has_replay(self) -> bool:
+        """Whether any agents learn from trajectories of theirs again."""
+        return any(stack.has_replay for stack in self.stacks)
 
-    def like(self) -> dict[str, Any]:
-        """Return what `tree` looks like, whatever the pools have gone through."""
-        return {"meta": self.meta, "stacks": [stack.like() for stack in self.stacks]}
+    def tree(self, *, replays: bool = True) -> dict[str, Any]:
+        """Return all arrays that `restore` needs to go on from here.
+
+        Args:
+          replays: with the agents' replays, without which they begin empty.
+        """
+        stacks = [stack.tree(replays=replays) for stack in self.stacks]
+        return {"meta": self.meta, "stacks": stacks}
+
+    def like(self, *, replays: bool = True) -> dict[str, Any]:
+        """Return what `tree` looks like, whatever has happened."""
+        stacks = [stack.like(replays=replays) for stack in self.stacks]
+        return {"meta": self.meta, "stacks": stacks}
 
     def restore(
         self, tree: Mapping[str, Any], *, meta_steps: int, env_steps: int

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,6 +32,8 @@ from metarl.meta.inner_loop import Window
 from metarl.meta.objective import ValueState
 from metarl.rollout.actor import POOL_KEYS, Actor
 from metarl.rollout.ahead import RolloutQueue
+from metarl.rollout.batches import ReplayedBatches
+from metarl.rollout.replay import REPLAY_KEYS
 from metarl.rules.base import Metrics
 from metarl.types import Params, Rollout
 
@@ -77,13 +80,16 @@ class StackTraining:
             seed_indices=stack.members,
             chunk=stack.population.chunk,
         )
+        self._replays = _replays(stack, self._seed)
         self.rollouts = RolloutQueue(
             self.actor,
             config.meta,
             rollout_length=stack.population.rollout_length,
             in_thread=_overlaps(config.population.overlap),
+            on_host=self._replays is not None,
         )
         self._env_steps = 0
+        self._transfer_time = 0.0
 
     def close(self) -> None:
         """Free the environments."""
@@ -103,17 +109,33 @@ class StackTraining:
 
     # --- Checkpoints --------------------------------------------------------------
 
-    def tree(self) -> dict[str, Any]:
-        """Return all arrays that `restore` needs to go on from here."""
-        return self._tree(self.rollouts.pool_states())
+    @property
+    def has_replay(self) -> bool:
+        """Whether agents learn from trajectories of theirs again."""
+        return self._replays is not None
 
-    def like(self) -> dict[str, Any]:
-        """Return what `tree` looks like, whatever the pools have gone through."""
-        pool = dict.fromkeys(POOL_KEYS, AS_STORED)
-        return self._tree([pool] * self.actor.num_pools)
+    def tree(self, *, replays: bool = True) -> dict[str, Any]:
+        """Return all arrays that `restore` needs to go on from here.
 
-    def _tree(self, pools: Any) -> dict[str, Any]:
-        return {"population": self.population, "lives": self.lives, "pools": pools}
+        Args:
+          replays: with the agents' replays, without which they begin empty.
+        """
+        kept = [] if self._replays is None or not replays else self._replays.state()
+        return self._tree(self.rollouts.pool_states(), kept)
+
+    def like(self, *, replays: bool = True) -> dict[str, Any]:
+        """Return what `tree` looks like, whatever has happened."""
+        pools = [dict.fromkeys(POOL_KEYS, AS_STORED)] * self.actor.num_pools
+        count = 0 if self._replays is None or not replays else len(self._replays)
+        return self._tree(pools, [dict.fromkeys(REPLAY_KEYS, AS_STORED)] * count)
+
+    def _tree(self, pools: Any, replays: Any) -> dict[str, Any]:
+        return {
+            "population": self.population,
+            "lives": self.lives,
+            "pools": pools,
+            "replays": replays,
+        }
 
     def restore(
         self,
@@ -131,6 +153,8 @@ class StackTraining:
         """
         self.population = tree["population"]
         self._lives.begin(tree["lives"])
+        if self._replays is not None and tree["replays"]:
+            self._replays.restore(tree["replays"])
         if replay_pools:
             self.actor.restore(tree["pools"], report=report)
 
@@ -173,7 +197,7 @@ class StackTraining:
         acted = self.rollouts.begin(start, act_keys)
         rollouts = []
         for per_group in update_keys:
-            rollouts.append(self._count(acted.take()))
+            rollouts.append(self._batch(self._count(acted.take())))
             with self._measure("learn"):
                 agents = jax.block_until_ready(
                     _update(
@@ -183,7 +207,7 @@ class StackTraining:
                     )
                 )
             acted.updated(agents)
-        validation = self._count(acted.take())
+        validation = self._on_device(self._count(acted.take()))
         # What acting cost belongs to the agents; validation steps are lived too.
         agents = dataclasses.replace(
             agents, env_steps=agents.env_steps + _steps_per_group(validation)
@@ -211,6 +235,8 @@ class StackTraining:
             self._bear(ended, self._with_budgets(newborn))
             for group in np.flatnonzero(ended):
                 self.actor.begin_epoch(int(group))
+                if self._replays is not None:
+                    self._replays.forget(int(group))
         return ended
 
     def _bear(self, ended: npt.NDArray[np.bool_], newborn: Population) -> None:
@@ -218,6 +244,23 @@ class StackTraining:
         self.population = experiments.reborn(
             self.population, newborn, jax.device_put(ended)
         )
+
+    def _batch(self, new: Rollout) -> Rollout:
+        """Return what an update learns from, on the device, given what was acted."""
+        if self._replays is None:
+            return new
+        start = time.perf_counter()
+        batch = self._replays.batch(new, self.lives)
+        self._transfer_time += time.perf_counter() - start
+        return self._on_device(batch)
+
+    def _on_device(self, rollout: Rollout) -> Rollout:
+        if self._replays is None:
+            return rollout  # the actor has put it there
+        start = time.perf_counter()
+        on_device: Rollout = jax.block_until_ready(jax.device_put(rollout))
+        self._transfer_time += time.perf_counter() - start
+        return on_device
 
     def _with_budgets(self, population: Population) -> Population:
         """Return agents that know how long they live, where lives differ."""
@@ -250,8 +293,14 @@ class StackTraining:
         return self.rollouts.drain_episodes()
 
     def take_times(self) -> dict[str, float]:
-        """Return the seconds that acting spent on each stage since the last call."""
-        return self.actor.take_times()
+        """Return the seconds that acting spent on each stage since the last call.
+
+        Replaying is a part of moving arrays.
+        """
+        times = self.actor.take_times()
+        times["transfer"] += self._transfer_time
+        self._transfer_time = 0.0
+        return times
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -259,6 +308,20 @@ def _update(
     agent: Agent, chunk: int, inputs: tuple[Params, AgentState, Rollout, jax.Array]
 ) -> AgentState:
     return agents_population.update(agent, *inputs, chunk=chunk)[0]
+
+
+def _replays(stack: Stack, seed: int) -> ReplayedBatches | None:
+    """Return the replays of a stack's agents, if they have any."""
+    config = stack.population.replay
+    if config.share == 0:
+        return None
+    return ReplayedBatches(
+        config,
+        stack.members,
+        num_envs=stack.environment.num_envs,
+        seed=seed,
+        frame_stack=stack.pool_spec.frame_stack,
+    )
 
 
 def _overlaps(option: str) -> bool:

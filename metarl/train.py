@@ -227,7 +227,14 @@ class TrainingRun:
                 f"warning: the run was saved on {saved['machine']}, and goes on on "
                 f"{machine}: results will differ in their last bits from there on"
             )
-        tree = self.checkpoints.restore(step, self.training.like())
+        with_replays = saved["replays"] is True
+        if self.training.has_replay and not with_replays:
+            say(
+                f"warning: checkpoint {step} was saved with checkpoint.replay=false: "
+                "the agents' replays begin empty, and from there on the run is not the "
+                "same as one that was never stopped"
+            )
+        tree = self.checkpoints.restore(step, self.training.like(replays=with_replays))
         self.training.restore(
             tree, meta_steps=step, env_steps=int(str(saved["env_steps"]))
         )
@@ -235,8 +242,14 @@ class TrainingRun:
     def save(self) -> None:
         """Store everything that is needed to go on, and the rule."""
         training = self.training
-        metadata = {"env_steps": training.env_steps, "machine": describe_machine()}
-        self.checkpoints.save(training.meta_steps, training.tree(), metadata)
+        replays = self.config.checkpoint.replay
+        metadata = {
+            "env_steps": training.env_steps,
+            "machine": describe_machine(),
+            "replays": replays,
+        }
+        tree = training.tree(replays=replays)
+        self.checkpoints.save(training.meta_steps, tree, metadata)
         self._write_rule(self.folder.rule)
 
     def _write_rule(self, place: Path, scored_by: Sequence[str] = ()) -> None:

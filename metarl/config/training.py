@@ -127,6 +127,17 @@ class MetaConfig(Model):
     """Meta-steps in a row with a non-finite meta-gradient after which the run stops."""
 
 
+class PopulationReplayConfig(Model):
+    """Replay of an agent's own trajectories, first in first out."""
+
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of the trajectories of each update that are replayed (N 0.9). A batch has
+    num_envs / (1 - share) of them, which must be whole, and always holds the new
+    ones."""
+    capacity: PositiveInt = 1024
+    """Trajectories that each agent keeps."""
+
+
 Lifetimes = Annotated[
     Annotated[EnvSteps, Tag("budget")]
     | Annotated[tuple[EnvSteps, ...], Field(min_length=1), Tag("budgets")],
@@ -147,6 +158,7 @@ class PopulationConfig(Model):
     """Environment steps after which an agent is replaced by a new one, and schedules
     end; a list: of each life one of them, drawn with probability proportional to its
     inverse (N: 200, 100, 50 and 20 million). The first lives are staggered."""
+    replay: PopulationReplayConfig = PopulationReplayConfig()
     chunk: PositiveInt = 1
     """The most agents that one device call acts for or updates together (vmap): where
     there are fewer, all; else the others follow one after another. Results do not
@@ -164,6 +176,11 @@ class CheckpointConfig(Model):
     """Meta-steps between checkpoints; the last one is always saved."""
     keep: PositiveInt = 2
     """How many of the newest checkpoints are kept."""
+    replay: bool = True
+    """Save the agents' replays too (`population.replay`), which may be by far the
+    largest part. Without them they are empty where a run is resumed: agents learn from
+    new trajectories again until they fill, so it is not the same to the bit as a run
+    that was never stopped."""
 
 
 class ValidationConfig(Model):

@@ -115,10 +115,25 @@ class RolloutQueue:
     """
 
     def __init__(
-        self, actor: Actor, meta: MetaConfig, *, rollout_length: int, in_thread: bool
+        self,
+        actor: Actor,
+        meta: MetaConfig,
+        *,
+        rollout_length: int,
+        in_thread: bool,
+        on_host: bool = False,
     ) -> None:
-        """Make a queue that alone lets ``actor`` act."""
+        """Make a queue that alone lets ``actor`` act.
+
+        Args:
+          actor: not used by anybody else from here on.
+          meta: how many rollouts a meta-step has, and who acts.
+          rollout_length: of those that are learned from.
+          in_thread: act in a thread.
+          on_host: give rollouts in NumPy arrays, for a replay.
+        """
         self._actor, self._acting = actor, meta.acting
+        self._collect = actor.collect_on_host if on_host else actor.collect
         validation = rollout_length * meta.validation_rollouts
         self._lengths = [rollout_length] * meta.inner_updates + [validation]
         self._thread = (
@@ -171,7 +186,7 @@ class RolloutQueue:
 
     def request(self, agents: AgentState, length: int, key: jax.Array) -> Wait:
         """Return what waits for a rollout."""
-        collect = functools.partial(self._actor.collect, agents, length, key)
+        collect = functools.partial(self._collect, agents, length, key)
         return collect if self._thread is None else self._thread.submit(collect).result
 
     def close(self) -> None:

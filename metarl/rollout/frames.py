@@ -132,6 +132,34 @@ class FrameStore:
                 by_frame[t, :, :, :, s] = frames[slots[:, t, s]]
         return out
 
+    def state(
+        self, slots: npt.NDArray[np.int32]
+    ) -> tuple[Array, npt.NDArray[np.int32]]:
+        """Return the frames ``[n, H, W, C]`` that ``slots`` refer to, and these anew.
+
+        Args:
+          slots: all that are referred to.
+        """
+        used, numbers = np.unique(slots, return_inverse=True)
+        frames = self._frames[used].view(self._dtype).reshape(-1, *self._shape)
+        return frames, numbers.reshape(slots.shape).astype(np.int32)
+
+    def restore(self, frames: Array, slots: npt.NDArray[np.int32]) -> None:
+        """Hold what `state` returned, in place of all that there was."""
+        self._shape, self._dtype = frames.shape[1:], frames.dtype
+        flat = np.ascontiguousarray(frames).reshape(len(frames), -1).view(np.uint8)
+        self._frames = np.empty(flat.shape, np.uint8)  # its own, to be resized
+        self._frames[:] = flat
+        self._references = np.bincount(slots.ravel(), minlength=len(frames)).astype(
+            np.int32
+        )
+        # Python's hashes of bytes differ between processes.
+        keys = [_key(frame.tobytes()) for frame in self._frames]
+        self._keys = np.array(keys, np.int64)
+        self._slot_of_key = {}
+        for slot, key in enumerate(keys):
+            self._slot_of_key.setdefault(key, slot)
+
     def _find_or_add(self, content: bytes, free: list[int]) -> int:
         key = _key(content)
         known = self._slot_of_key.get(key)

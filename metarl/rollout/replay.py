@@ -19,9 +19,28 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl.rollout.frames import FrameStore
-from metarl.types import Rollout
+from metarl.types import Rollout, Transitions
 
 Array = npt.NDArray[Any]
+
+ReplayTree = dict[str, Array]
+"""A replay's content as arrays, for a checkpoint."""
+
+_TRANSITIONS = tuple(
+    field.name
+    for field in dataclasses.fields(Transitions)
+    if field.name != "behaviour_log_pi_a"  # which rollouts of pools lack
+)
+REPLAY_KEYS = (
+    "observations",
+    "frames",
+    *_TRANSITIONS,
+    "returns",
+    "success",
+    "added",
+    "new_env_steps",
+)
+"""What a replay's content consists of."""
 
 
 class Replay:
@@ -91,16 +110,25 @@ class Replay:
                 slots[...] = moved_to[slots]
         self._new_env_steps += int(rollout.env_steps)
 
-    def sample(self, batch: int) -> Rollout:
+    @property
+    def added(self) -> int:
+        """How many trajectories were ever put in."""
+        return self._added
+
+    def sample(self, batch: int, rng: np.random.Generator | None = None) -> Rollout:
         """Return ``batch`` trajectories ``[T, batch]``, drawn uniformly.
 
         With replacement, so that draws are independent and a batch may be larger than
         what is there. `env_steps` counts those of all that was added since the last
         sample: an agent's age goes by what it acted, not by what it replays.
+
+        Args:
+          batch: how many.
+          rng: draws them; None: the replay's own generator.
         """
         if self._kept is None:
             raise ValueError("sample: nothing was added yet")
-        index = self._rng.integers(len(self), size=batch)
+        index = (self._rng if rng is None else rng).integers(len(self), size=batch)
         drawn: Rollout = jax.tree.map(lambda x: x[index], self._kept)
         env_steps, self._new_env_steps = np.int32(self._new_env_steps), 0
         sample = _swap_axes(drawn, env_steps)
@@ -108,6 +136,51 @@ class Replay:
             return sample
         observations: Any = self._frames.stacked(np.asarray(drawn.observations))
         return dataclasses.replace(sample, observations=observations)
+
+    def state(self) -> ReplayTree:
+        """Return the content, by the names of `REPLAY_KEYS`; not the generator."""
+        counts = {
+            "added": np.asarray(self._added),
+            "new_env_steps": np.asarray(self._new_env_steps),
+        }
+        if self._kept is None:
+            return {name: np.zeros(0) for name in REPLAY_KEYS} | counts
+        kept = jax.tree.map(lambda x: x[: len(self)], self._kept)
+        observations, frames = np.asarray(kept.observations), np.zeros(0)
+        if self._frames is not None:
+            frames, observations = self._frames.state(observations)
+        transitions = {x: getattr(kept.transitions, x) for x in _TRANSITIONS}
+        return {
+            "observations": observations,
+            "frames": frames,
+            **transitions,
+            "returns": np.asarray(kept.returns),
+            "success": np.asarray(kept.success),
+            **counts,
+        }
+
+    def restore(self, state: ReplayTree) -> None:
+        """Hold what `state` returned of a replay of this capacity."""
+        self._added = int(state["added"])
+        self._new_env_steps = int(state["new_env_steps"])
+        self._kept = None
+        if self._added == 0:
+            return
+        fields: dict[str, Any] = {
+            name: self._with_room(state[name])
+            for name in ("observations", "returns", "success", *_TRANSITIONS)
+        }
+        if self._frames is not None:
+            self._frames.restore(state["frames"], state["observations"])
+        transitions = Transitions(**{name: fields.pop(name) for name in _TRANSITIONS})
+        no_steps: Any = None
+        self._kept = Rollout(transitions=transitions, env_steps=no_steps, **fields)
+
+    def _with_room(self, column: Array) -> Array:
+        """Return a copy with as many rows as the capacity."""
+        room = np.empty((self.capacity, *column.shape[1:]), column.dtype)
+        room[: len(column)] = column
+        return room
 
     def _keep_frames(
         self, frames: FrameStore, new: Rollout, places: npt.NDArray[np.int64]

@@ -104,6 +104,23 @@ def test_real_rollouts_come_back_to_the_byte(
     pool.close()
 
 
+def test_frames_come_back_after_a_stop() -> None:
+    pool = Pool("Breakout", atari(frame_size=36), num_envs=2, seed=5)
+    whole = Replay(5, seed=0, frame_stack=4)
+    source = rollouts(pool, 9)
+    for rollout, _ in zip(source, range(4), strict=False):
+        whole.add(rollout)
+    again = Replay(5, seed=0, frame_stack=4)
+    again.restore(whole.state())
+    for rollout, n in zip(source, range(4), strict=False):
+        draws = [x.sample(11, np.random.default_rng(n)) for x in (whole, again)]
+        assert_same(*draws)
+        whole.add(rollout), again.add(rollout)
+        # Each frame is kept once, as before.
+        assert len(again._frames) == len(whole._frames)
+    pool.close()
+
+
 def test_only_stacks_of_frames_are_taken_apart() -> None:
     for suite in ("catch", "cartpole", "acrobot", "frozen_lake", "minigrid"):
         config = EnvironmentConfig(suite=suite)

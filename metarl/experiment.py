@@ -188,6 +188,7 @@ def _stack(
         ),
         weights=config.meta.regularizers,
         remat=config.meta.remat,
+        values_after=config.meta.slide if config.meta.overlaps else None,
     )
     estimator = ESTIMATORS[config.meta.estimator](
         inner_loop, chunk=config.population.chunk

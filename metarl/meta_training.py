@@ -78,15 +78,16 @@ class MetaTraining:
             stack.start()
 
     @property
-    def has_replay(self) -> bool:
-        """Whether any agents learn from trajectories of theirs again."""
-        return any(stack.has_replay for stack in self.stacks)
+    def keeps_batches(self) -> bool:
+        """Whether trajectories are kept: in replays, or in sliding windows."""
+        return any(stack.keeps_batches for stack in self.stacks)
 
     def tree(self, *, replays: bool = True) -> dict[str, Any]:
         """Return all arrays that `restore` needs to go on from here.
 
         Args:
-          replays: with the agents' replays, without which they begin empty.
+          replays: with the agents' replays and windows that slide, without which they
+            begin empty.
         """
         stacks = [stack.tree(replays=replays) for stack in self.stacks]
         return {"meta": self.meta, "stacks": stacks}

@@ -35,6 +35,7 @@ from metarl.rollout.ahead import RolloutQueue
 from metarl.rollout.batches import ReplayedBatches
 from metarl.rollout.replay import REPLAY_KEYS
 from metarl.rules.base import Metrics
+from metarl.sliding import SlidingWindow
 from metarl.types import Params, Rollout
 
 Measure = Callable[[str], contextlib.AbstractContextManager[None]]
@@ -81,6 +82,7 @@ class StackTraining:
             chunk=stack.population.chunk,
         )
         self._replays = _replays(stack, self._seed)
+        self._sliding = SlidingWindow(config.meta) if config.meta.overlaps else None
         self.rollouts = RolloutQueue(
             self.actor,
             config.meta,
@@ -110,24 +112,32 @@ class StackTraining:
     # --- Checkpoints --------------------------------------------------------------
 
     @property
-    def has_replay(self) -> bool:
-        """Whether agents learn from trajectories of theirs again."""
-        return self._replays is not None
+    def keeps_batches(self) -> bool:
+        """Whether trajectories are kept: in replays, or in a sliding window."""
+        return self._replays is not None or self._sliding is not None
 
     def tree(self, *, replays: bool = True) -> dict[str, Any]:
         """Return all arrays that `restore` needs to go on from here.
 
         Args:
-          replays: with the agents' replays, without which they begin empty.
+          replays: with the agents' replays and windows that slide, without which they
+            begin empty.
         """
         kept = [] if self._replays is None or not replays else self._replays.state()
-        return self._tree(self.rollouts.pool_states(), kept)
+        return {
+            **self._tree(self.rollouts.pool_states(), kept),
+            "window": self._sliding.tree() if self._sliding and replays else {},
+        }
 
     def like(self, *, replays: bool = True) -> dict[str, Any]:
         """Return what `tree` looks like, whatever has happened."""
         pools = [dict.fromkeys(POOL_KEYS, AS_STORED)] * self.actor.num_pools
         count = 0 if self._replays is None or not replays else len(self._replays)
-        return self._tree(pools, [dict.fromkeys(REPLAY_KEYS, AS_STORED)] * count)
+        agents = self.population.agents
+        return {
+            **self._tree(pools, [dict.fromkeys(REPLAY_KEYS, AS_STORED)] * count),
+            "window": self._sliding.like(agents) if self._sliding and replays else {},
+        }
 
     def _tree(self, pools: Any, replays: Any) -> dict[str, Any]:
         return {
@@ -155,6 +165,8 @@ class StackTraining:
         self._lives.begin(tree["lives"])
         if self._replays is not None and tree["replays"]:
             self._replays.restore(tree["replays"])
+        if self._sliding is not None and tree["window"]:
+            self._sliding.restore(tree["window"])
         if replay_pools:
             self.actor.restore(tree["pools"], report=report)
 
@@ -191,12 +203,19 @@ class StackTraining:
     def play(
         self, meta_params: Params, population: Population, key: jax.Array
     ) -> tuple[Population, jax.Array, Window]:
-        """Act and update N times, then act for validation; see `estimators.Play`."""
-        start = agents = population.agents
+        """Act and update N times, then act for validation; see `estimators.Play`.
+
+        A sliding window takes s updates more, and those before from where it was. Here
+        the agents are those that acted; the updates of the window are computed anew by
+        the estimator, with the rule as it is.
+        """
+        start = agents = kept = population.agents
         act_keys, update_keys = self._split(key)
         acted = self.rollouts.begin(start, act_keys)
         rollouts = []
-        for per_group in update_keys:
+        for n, per_group in enumerate(update_keys):
+            if self._sliding is not None and n == self._sliding.kept_before:
+                kept = agents
             rollouts.append(self._batch(self._count(acted.take())))
             with self._measure("learn"):
                 agents = jax.block_until_ready(
@@ -212,7 +231,14 @@ class StackTraining:
         agents = dataclasses.replace(
             agents, env_steps=agents.env_steps + _steps_per_group(validation)
         )
-        window = _window(start, population.values, rollouts, update_keys, validation)
+        if self._sliding is None:
+            window = _window(
+                start, population.values, rollouts, update_keys, validation
+            )
+        else:
+            rollouts[-1] = _with_steps_of(validation, rollouts[-1])
+            self._sliding.extend(rollouts, update_keys, born=start, kept=kept)
+            window = self._sliding.window(population.values, validation)
         objective = jnp.mean(validation.returns, axis=(1, 2))
         return dataclasses.replace(population, agents=agents), objective, window
 
@@ -244,6 +270,8 @@ class StackTraining:
         self.population = experiments.reborn(
             self.population, newborn, jax.device_put(ended)
         )
+        if self._sliding is not None:
+            self._sliding.forget(newborn.agents, ended)
 
     def _batch(self, new: Rollout) -> Rollout:
         """Return what an update learns from, on the device, given what was acted."""
@@ -274,7 +302,7 @@ class StackTraining:
 
     def _split(self, key: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
         """Return a meta-step's keys to act with, and each update's, ``[G]``."""
-        updates = self._config.meta.inner_updates
+        updates = self._config.meta.acted_updates
         return _split(key, updates=updates, groups=len(self.stack.tasks))
 
     # --- What is counted ----------------------------------------------------------
@@ -347,6 +375,13 @@ def _steps_per_group(rollout: Rollout) -> jax.Array:
     """Return the environment steps of a rollout, over each group: ``i32[G, K]``."""
     steps = jnp.sum(rollout.env_steps, axis=1, keepdims=True)
     return jnp.broadcast_to(steps, rollout.env_steps.shape)
+
+
+@jax.jit
+def _with_steps_of(validation: Rollout, rollout: Rollout) -> Rollout:
+    return dataclasses.replace(
+        rollout, env_steps=rollout.env_steps + validation.env_steps
+    )
 
 
 @jax.jit

@@ -228,11 +228,11 @@ class TrainingRun:
                 f"{machine}: results will differ in their last bits from there on"
             )
         with_replays = saved["replays"] is True
-        if self.training.has_replay and not with_replays:
+        if self.training.keeps_batches and not with_replays:
             say(
                 f"warning: checkpoint {step} was saved with checkpoint.replay=false: "
-                "the agents' replays begin empty, and from there on the run is not the "
-                "same as one that was never stopped"
+                "replays and sliding windows begin empty, and from there on the run is "
+                "not the same as one that was never stopped"
             )
         tree = self.checkpoints.restore(step, self.training.like(replays=with_replays))
         self.training.restore(

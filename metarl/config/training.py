@@ -105,6 +105,12 @@ class MetaConfig(Model):
 
     inner_updates: PositiveInt = 2
     """N: agent updates that each meta-gradient goes back through (N 20; REF 2)."""
+    window: Literal["block", "sliding"] = "block"
+    """Which N updates: those that agents have made since the last meta-step (`block`);
+    or their newest N, of which `slide` are new, recomputed with the rule as it is now
+    (`sliding`, N)."""
+    slide: PositiveInt = 1
+    """Updates that a sliding window moves on by in each meta-step; at most N."""
     acting: Acting = "current"
     """Whether each rollout is acted with the parameters just updated (`current`), with
     those one update before, so that it can be acted while that update is computed
@@ -125,6 +131,25 @@ class MetaConfig(Model):
     regularizers: RegularizerConfig = RegularizerConfig()
     max_skipped: PositiveInt = 10
     """Meta-steps in a row with a non-finite meta-gradient after which the run stops."""
+
+    @model_validator(mode="after")
+    def _slide_within_the_window(self) -> MetaConfig:
+        if self.window == "sliding" and self.slide > self.inner_updates:
+            raise ValueError(
+                f"slide={self.slide} is more than the window's "
+                f"inner_updates={self.inner_updates}"
+            )
+        return self
+
+    @property
+    def acted_updates(self) -> int:
+        """Updates that agents make in each meta-step."""
+        return self.inner_updates if self.window == "block" else self.slide
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether windows share updates; one that slides by all of it is a block."""
+        return self.acted_updates < self.inner_updates
 
 
 class PopulationReplayConfig(Model):
@@ -177,9 +202,10 @@ class CheckpointConfig(Model):
     keep: PositiveInt = 2
     """How many of the newest checkpoints are kept."""
     replay: bool = True
-    """Save the agents' replays too (`population.replay`), which may be by far the
-    largest part. Without them they are empty where a run is resumed: agents learn from
-    new trajectories again until they fill, so it is not the same to the bit as a run
+    """Save the trajectories that agents keep too, in replays (`population.replay`) and
+    sliding windows (`meta.window`), which may be by far the largest part. Without them
+    both are empty where a run is resumed: agents learn from new trajectories alone and
+    windows are short until they fill, so that it is not the same to the bit as a run
     that was never stopped."""
 
 

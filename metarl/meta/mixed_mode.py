@@ -24,7 +24,7 @@ from metarl.agents import group
 from metarl.agents import lesson as lessons
 from metarl.agents.agent import AgentState
 from metarl.meta.estimators import ExactEstimator
-from metarl.meta.inner_loop import StepLog, Window
+from metarl.meta.inner_loop import StepLog, Unrolled, Window, choose
 from metarl.meta.linear_maps import Linear, floats, open_heads, vjp_of, with_floats
 from metarl.meta.objective import ValueState
 from metarl.rules.base import Metrics
@@ -84,50 +84,52 @@ class MixedMode(ExactEstimator):
         loop = self.inner_loop
 
         def forward(
-            carry: tuple[AgentState, ValueState], inputs: tuple[Rollout, jax.Array]
-        ) -> tuple[tuple[AgentState, ValueState], tuple[StepLog, _Saved]]:
-            agents, values = carry
-            after, record, lesson = self._update(meta_params, agents, *inputs)
-            values, log = loop.log(values, inputs[0], record)
-            saved = _Saved(agents, record.grads, None if loop.remat else lesson)
-            return (after, values), (log, saved)
+            before: Unrolled, inputs: tuple[Any, Any, Any]
+        ) -> tuple[Unrolled, tuple[StepLog, _Saved]]:
+            given, valid, index = inputs
+            agents, record, lesson = self._update(meta_params, before.agents, *given)
+            values, log = loop.log(before.values, given[0], record)
+            saved = _Saved(before.agents, record.grads, None if loop.remat else lesson)
+            return loop.advance(before, (agents, values), valid, index), (log, saved)
 
-        given = (window.rollouts, window.keys)
-        (agents, values), (log, saved) = jax.lax.scan(
-            forward, (window.agents, window.values), given
-        )
+        steps = loop.steps_of(window)
+        end, (log, saved) = jax.lax.scan(forward, loop.begin(window), steps)
 
         def judge(params: Params, regularizers: Metrics) -> tuple[jax.Array, Metrics]:
+            agents = dataclasses.replace(end.agents, params=params)
             return loop.judge(
-                dataclasses.replace(agents, params=params),
-                values,
+                dataclasses.replace(end, agents=agents),
                 dataclasses.replace(log, regularizers=regularizers),
                 window.validation,
+                window.valid,
             )
 
         loss, judge_back, metrics = jax.vjp(
-            judge, agents.params, log.regularizers, has_aux=True
+            judge, end.agents.params, log.regularizers, has_aux=True
         )
         cot_params, cot_regularizers = judge_back(jnp.ones_like(loss))
+        agents = end.agents
         rest = (agents.target_params, agents.optimizer.mu, floats(agents.rule_state))
-        end = _Cotangents(cot_params, *jax.tree.map(jnp.zeros_like, rest))
+        after = _Cotangents(cot_params, *jax.tree.map(jnp.zeros_like, rest))
 
         def back(
             carry: tuple[_Cotangents, Params],
-            inputs: tuple[_Saved, tuple[Rollout, jax.Array], Metrics, jax.Array],
+            inputs: tuple[_Saved, Any, Metrics, jax.Array],
         ) -> tuple[tuple[_Cotangents, Params], None]:
-            cotangents, total = carry
-            saved, given, cot_regularizers, index = inputs
+            after, total = carry
+            saved, (given, valid, _), cot_regularizers, index = inputs
             tape = self._tape(meta_params, saved, *given)
-            cotangents, grads = self._back(tape, cotangents, cot_regularizers, index)
-            return (cotangents, jax.tree.map(jnp.add, total, grads)), None
+            before, grads = self._back(tape, after, cot_regularizers, index)
+            more = jax.tree.map(jnp.add, total, grads)
+            # What was passed over is so on the way back too.
+            return choose(valid, (before, more), (after, total)), None
 
         index = jnp.arange(window.keys.shape[0], dtype=jnp.int32)
         zeros = jax.tree.map(jnp.zeros_like, meta_params)
         (_, grads), _ = jax.lax.scan(
-            back, (end, zeros), (saved, given, cot_regularizers, index), reverse=True
+            back, (after, zeros), (saved, steps, cot_regularizers, index), reverse=True
         )
-        return grads, values, metrics
+        return grads, loop.values_of(end), metrics
 
     def _update(
         self, meta_params: Params, agents: AgentState, rollouts: Rollout, key: jax.Array

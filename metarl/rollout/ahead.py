@@ -135,7 +135,7 @@ class RolloutQueue:
         self._actor, self._acting = actor, meta.acting
         self._collect = actor.collect_on_host if on_host else actor.collect
         validation = rollout_length * meta.validation_rollouts
-        self._lengths = [rollout_length] * meta.inner_updates + [validation]
+        self._lengths = [rollout_length] * meta.acted_updates + [validation]
         self._thread = (
             ThreadPoolExecutor(1, thread_name_prefix="acting") if in_thread else None
         )

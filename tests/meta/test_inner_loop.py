@@ -60,9 +60,8 @@ def test_the_unrolled_agents_are_the_acted_ones(x64: None, name: str) -> None:
     meta_params = (
         tiny.disco_params(0) if name == "disco" else rule.init_params(jax.random.key(0))
     )
-    unrolled, _, _ = jax.jit(loop.unroll, compiler_options=tiny.QUICK)(
-        meta_params, window
-    )
+    end, _ = jax.jit(loop.unroll, compiler_options=tiny.QUICK)(meta_params, window)
+    unrolled = end.agents
     step = jax.jit(
         lambda *x: population.update(loop.agent, *x, chunk=1)[0],
         compiler_options=tiny.QUICK,

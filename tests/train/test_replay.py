@@ -99,14 +99,14 @@ def test_replays_that_are_not_saved_begin_empty(
     folder, without = tmp_path / "run", "checkpoint.replay=false"
     life = "population.lifetime_env_steps=100000"
     assert train.main(config(folder, "meta_steps=2", life, without)) == 0
-    assert "replays begin empty" not in capsys.readouterr().out
+    assert "begin empty" not in capsys.readouterr().out
     with train.TrainingRun(tiny_run.resumed(folder), RunFolder(folder)) as run:
         run.begin()
         (stack,) = run.training.stacks
         assert [len(replay) for replay in stack._replays._replays] == [0, 0]
     assert (
-        "warning: checkpoint 2 was saved with checkpoint.replay=false: the agents' "
-        "replays begin empty"
+        "warning: checkpoint 2 was saved with checkpoint.replay=false: replays and "
+        "sliding windows begin empty"
     ) in capsys.readouterr().out
     # What is saved from here on is whole again.
     longer = tiny_run.resumed(folder, "meta_steps=3", "checkpoint.replay=true")

@@ -21,6 +21,7 @@ from metarl.config import (
 )
 from metarl.config_loader import dump, is_override, load, merge, parse_override, schema
 from metarl.errors import UserError
+from metarl.rollout.batches import batch_size
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
@@ -365,10 +366,16 @@ def test_atari57_is_the_published_recipe():
     config = load(TrainConfig, [_config("atari57")])
     assert config.environment.suite == "atari57"
     assert config.population.num_agents == 128
-    assert config.environment.num_envs == 96
     assert config.population.rollout_length == 29
-    assert config.population.lifetime_env_steps == 200_000_000
-    assert config.meta.inner_updates == 20
+    millions = [budget / 1e6 for budget in config.population.lifetime_env_steps]
+    assert millions == [200, 100, 50, 20]
+    assert config.population.replay.share == 0.9
+    # The nearest to 9.6 new ones of 96 that is whole.
+    assert batch_size(config.population.replay, num_envs=10) == 100
+    assert config.environment.num_envs == 10
+    assert (config.meta.inner_updates, config.meta.window) == (20, "sliding")
+    # 48 validation trajectories, of as many steps as those of an update.
+    assert config.environment.num_envs * config.meta.validation_rollouts == 50
     assert config.meta.optimizer.learning_rate == 1e-3
     assert config.meta.optimizer.max_grad_norm == 1.0
     assert config.agent.optimizer.learning_rate == 3e-4

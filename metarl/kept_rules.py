@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from pydantic import JsonValue
 
 from metarl import rule_files
 from metarl.config import TrainConfig
+from metarl.config_families import settings_of
+from metarl.envs.tasks import resolve_environment
 from metarl.rule_files import LoadedRule, Manifest
 from metarl.run_folder import RunFolder
 from metarl.types import Params
@@ -115,10 +118,34 @@ def _new_manifest(
         games_validation=games_validation,
         meta_steps=meta_steps,
         env_steps=env_steps,
-        agent={
-            "agent": config.agent.model_dump(mode="json"),
-            "rollout_length": config.population.rollout_length,
-            "num_envs": config.environment.num_envs,
-            "environment": config.environment.model_dump(mode="json"),
-        },
+        agent=_agents_of(config),
     )
+
+
+def _agents_of(config: TrainConfig) -> dict[str, JsonValue]:
+    """Return what the agents are: of the first family, and of each if there are more.
+
+    So that an evaluation can take the same for games of a family.
+    """
+    tasks = resolve_environment(config.environment, same_shapes=False)
+    families = list(dict.fromkeys(task.game.family for task in tasks))
+    sections: dict[str, JsonValue] = {
+        family: _section(settings_of(config, family)) for family in families
+    }
+    first = _section(settings_of(config, families[0]))
+    return first if len(families) == 1 else {**first, "families": sections}
+
+
+def _section(config: TrainConfig) -> dict[str, JsonValue]:
+    section: dict[str, JsonValue] = {
+        "agent": config.agent.model_dump(mode="json"),
+        "rollout_length": config.population.rollout_length,
+        "num_envs": config.environment.num_envs,
+        "environment": config.environment.model_dump(mode="json"),
+    }
+    replay = config.population.replay
+    if replay.share > 0:
+        # How often a trajectory is learned from, on average.
+        ratio = round(1 / (1 - replay.share))
+        section["replay"] = {"capacity": replay.capacity, "ratio": ratio}
+    return section

@@ -255,21 +255,26 @@ def _trained_with(manifest: Manifest, family: Family) -> Tree | None:
     """Return the settings that the rule was meta-trained with, on the same family.
 
     The manifest's `agent` section is `{"agent", "rollout_length", "num_envs",
-    "environment"}`, as `metarl train` writes it; agents there learn on-policy.
+    "environment", "replay", "families"}`, as `metarl train` writes it: without `replay`
+    agents learn on-policy; `families` has such a section for each of several families.
     """
     section = manifest.agent
     if not section:
         return None
+    families = section.get("families")
+    of_family = families.get(family) if isinstance(families, dict) else None
+    if isinstance(of_family, dict):
+        section = of_family
     environment = section.get("environment")
     agent = section.get("agent")
     if not isinstance(environment, dict) or not isinstance(agent, dict):
         return None
-    if _family_of(environment) != family:
+    if of_family is None and _family_of(environment) != family:
         return None
     kept = ("atari", "clip_rewards", "num_envs")
     tree: Tree = {
         "agent": agent,
-        "replay": {"capacity": 0},
+        "replay": section.get("replay", {"capacity": 0}),
         "environment": {key: environment[key] for key in kept if key in environment},
     }
     if "rollout_length" in section:

@@ -166,6 +166,22 @@ def trained_on(environment: EnvironmentConfig) -> tuple[dict, AgentConfig]:
     return section, agent
 
 
+def test_a_rule_of_several_families_brings_the_settings_of_each():
+    # As `metarl train` writes it: that of the first family, and of all.
+    mixed = EnvironmentConfig(games=("CartPole-v1", "Catch-v0"), num_envs=6)
+    first, agent = trained_on(mixed)
+    replayed = {**first, "num_envs": 3, "replay": {"capacity": 50, "ratio": 10}}
+    replayed["environment"] = {**first["environment"], "num_envs": 3}
+    rule = discovered({**first, "families": {"cartpole": first, "catch": replayed}})
+    found = settings(rule, "catch")
+    assert (found.agent, found.environment.num_envs) == (agent, 3)
+    assert (found.replay.capacity, found.replay.ratio) == (50, 10)
+    found = settings(rule, "cartpole")
+    assert (found.environment.num_envs, found.replay.capacity) == (6, 0)
+    # Of other families nothing is known.
+    assert settings(rule, "minigrid") == settings(discovered(), "minigrid")
+
+
 def test_a_rule_brings_what_it_was_meta_trained_with():
     section, agent = trained_on(EnvironmentConfig(suite="catch_5x5", num_envs=6))
     found = settings(discovered(section))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_run
 
+import metarl
 from metarl import experiment as experiments
 from metarl import train
 from metarl.config import TrainConfig
@@ -132,5 +133,9 @@ def test_resuming_a_mixed_population_changes_nothing(tmp_path: Path) -> None:
             assert run.training.meta_steps == 4
             populations = [stack.population for stack in run.training.stacks]
             states.append((run.training.meta, populations))
+    families = metarl.load_rule(whole).manifest.agent["families"]
+    assert families["catch"]["num_envs"] == 4
+    assert families["cartpole"]["num_envs"] == 3
+    assert families["cartpole"]["agent"]["network"]["torso"]["hidden"] == [6]
     for left, right in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_array_equal(left, right)

@@ -32,7 +32,7 @@ def train_step(config: BenchConfig) -> Iterator[Subject]:
 def _subject(config: BenchConfig, training: MetaTraining) -> Subject:
     groups = len(training.experiment.tasks)
     length, meta = config.population.rollout_length, config.meta
-    rollouts = meta.inner_updates + meta.validation_rollouts
+    rollouts = meta.acted_updates + meta.validation_rollouts
     agents = training.stacks[0].population.agents
     # A call waits for what training waits for: where a meta-step overlaps with the one
     # before, so it does here, and the median is that of steps in a row.

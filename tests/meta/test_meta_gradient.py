@@ -20,11 +20,9 @@ import numpy as np
 import pytest
 import tiny
 
-from metarl.agents.agent import AgentState
 from metarl.config import LPGConfig
-from metarl.meta.inner_loop import InnerLoop, StepLog, Window
+from metarl.meta.inner_loop import InnerLoop, StepLog, Unrolled, Window
 from metarl.meta.mixed_mode import MixedMode
-from metarl.meta.objective import ValueState
 from metarl.numerics import AdamState
 from metarl.rules.disco import Disco
 from metarl.rules.lpg import LPG
@@ -102,9 +100,7 @@ def looped_vmap(function: Callable, in_axes: object = 0) -> Callable:
 class PythonLoop(InnerLoop):
     """An inner loop whose updates are unrolled in Python, and never rematerialised."""
 
-    def unroll(
-        self, meta_params: Params, window: Window
-    ) -> tuple[AgentState, ValueState, StepLog]:
+    def unroll(self, meta_params: Params, window: Window) -> tuple[Unrolled, StepLog]:
         agents, values, logs = window.agents, window.values, []
         for n in range(window.keys.shape[0]):
             rollouts = jax.tree.map(lambda x, n=n: x[n], window.rollouts)
@@ -112,7 +108,7 @@ class PythonLoop(InnerLoop):
                 meta_params, agents, values, rollouts, window.keys[n]
             )
             logs.append(log)
-        return agents, values, tiny.stack(logs)
+        return Unrolled(agents, values, None), tiny.stack(logs)
 
 
 def frozen_loss(

@@ -1,9 +1,9 @@
 """Evaluation: train fresh agents with frozen rules and score them.
 
 `cells.py` what is trained, `defaults.py` with which settings, `jobs.py` and
-`batches.py` where and beside what, `runner.py` how; `tuning.py` the learning-rate
-grid; `results.py` the files, `training.py` writes them, `videos.py` films of the
-agents; `command.py` `metarl evaluate`.
+`batches.py` where and beside what, `runner.py` how; `tuning_grid.py` and `tuning.py`
+the learning-rate grid; `results.py` the files, `training.py` writes them, `videos.py`
+films of the agents; `command.py` `metarl evaluate`.
 """
 
 from __future__ import annotations

@@ -54,13 +54,15 @@ class Tuned:
     """What chose a rule's learning rate.
 
     Attributes:
-      learning_rates: that were tried.
+      learning_rates: of the options, as the scored games would have them.
       games: that they were tried on.
       seeds: of each game.
       env_steps: of each game and seed.
       chosen: of the rates.
       score: by which: "normalized_score" or "rank".
       scores: of each rate, mean over games and seeds.
+      factors: that made the rates, if they were not given; what was tried had the
+        same multiples of its own rates.
     """
 
     learning_rates: tuple[float, ...]
@@ -70,6 +72,7 @@ class Tuned:
     chosen: float
     score: str
     scores: tuple[float, ...]
+    factors: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -140,7 +143,8 @@ class Cell:
         environment["options"] = dict(self.task.options)
         if self.tuning is not None:
             tuned = dataclasses.asdict(self.tuning)
-            del tuned["scores"]  # what they decided is told by `chosen`
+            # What they decided is told by `chosen` and `learning_rates`.
+            del tuned["scores"], tuned["factors"]
             identity["tuning"] = {
                 name: list(value) if isinstance(value, tuple) else value
                 for name, value in tuned.items()

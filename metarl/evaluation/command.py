@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metarl.console import say
-from metarl.evaluation import results, tuning
+from metarl.evaluation import results, tuning, tuning_grid
 from metarl.evaluation.cells import Cell, cell_name, plan, require_an_update
 from metarl.evaluation.jobs import Jobs, parse_jobs, part
 from metarl.evaluation.results import Result
@@ -97,7 +97,7 @@ class _Grid:
 
     cells: list[Cell]
     results_dir: Path
-    tuning: list[tuning.Grid]
+    tuning: list[tuning_grid.Grid]
     begin_at: float  # of the tries, by their share
 
 
@@ -114,7 +114,7 @@ def _plan(
     if jobs.count > 1:
         say(f"job {jobs}: {len(cells)} of {len(planned)} cells")
     # Of all cells, so that a mistake is told to every part.
-    grids = tuning.plan_grids(planned, files, overrides)
+    grids = tuning_grid.plan_grids(planned, files, overrides)
     results_dir = planned[0].settings.results_dir
     return _Grid(cells, results_dir, grids, begin_at=(jobs.index - 1) / jobs.count)
 

@@ -185,8 +185,15 @@ def add_videos(results_dir: Path, cell: Cell, videos: Sequence[Video]) -> None:
     _write(path, json.dumps(tree, indent=1) + "\n")
 
 
-def is_finished(results_dir: Path, cell: Cell) -> bool:
+def is_finished(
+    results_dir: Path, cell: Cell, *, undecided: Sequence[str] = ()
+) -> bool:
     """Return whether a cell was done before, with the same settings.
+
+    Args:
+      results_dir: of the evaluation.
+      cell: that may be done.
+      undecided: settings that are not compared, since they are still to be chosen.
 
     Raises:
       UserError: it was done with others.
@@ -200,7 +207,7 @@ def is_finished(results_dir: Path, cell: Cell) -> bool:
     before = {name: tree["result"].get(name) for name in of}
     before |= _flat(completed_identity(tree["settings"]))
     now = {**of, **_flat(cell.identity())}
-    fields = dict.fromkeys([*now, *before])
+    fields = [f for f in dict.fromkeys([*now, *before]) if f not in undecided]
     # The grid first: what it chose differs too where it does.
     for field in sorted(fields, key=lambda name: not name.startswith("tuning.")):
         if before.get(field) != now.get(field):

@@ -106,8 +106,11 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
             }
             if (at := diverged.get(cell_run.cell.name)) is not None:
                 about["diverged_at_env_steps"] = at
-            if cell_run.cell.tuning is not None:
-                about["tuning_scores"] = list(cell_run.cell.tuning.scores)
+            if (tuned := cell_run.cell.tuning) is not None:
+                about["tuning_scores"] = list(tuned.scores)
+                about |= (
+                    {"tuning_factors": list(tuned.factors)} if tuned.factors else {}
+                )
             result = dataclasses.replace(
                 cell_run.result, wall_s=round(seconds / len(batch), 3)
             )

@@ -2,13 +2,15 @@
 
 `cells.py` what is trained, `defaults.py` with which settings, `jobs.py` and
 `batches.py` where and beside what, `runner.py` how; `tuning_grid.py` and `tuning.py`
-the learning-rate grid; `results.py` the files, `training.py` writes them, `videos.py`
-films of the agents; `command.py` `metarl evaluate`.
+the learning-rate grid; `results.py` the files, `training.py` writes them and
+`amendments.py` changes them later, `videos.py` films of the agents; `summary.py` the
+table at the end; `command.py` `metarl evaluate`.
 """
 
 from __future__ import annotations
 
-from metarl.evaluation.command import evaluate, main, summary_table
+from metarl.evaluation.command import evaluate, main
 from metarl.evaluation.results import CurveRow, Result
+from metarl.evaluation.summary import summary_table
 
 __all__ = ["CurveRow", "Result", "evaluate", "main", "summary_table"]

@@ -18,6 +18,7 @@ from metarl.evaluation.jobs import Jobs, parse_jobs, part
 from metarl.evaluation.results import Result
 from metarl.evaluation.runner import ToldToStop, never
 from metarl.evaluation.shared_folder import require_writable
+from metarl.evaluation.summary import summary_table
 from metarl.evaluation.training import train_missing
 from metarl.rule_files import LoadedRule
 from metarl.stop_signals import stop_signals
@@ -135,17 +136,3 @@ def _evaluate(grid: _Grid, told_to_stop: ToldToStop) -> list[Result]:
     rows = results.merge_cells(results_dir)
     say(f"results: {results_dir / 'results.csv'} ({len(rows)} rows), curves.csv beside")
     return [row for row in rows if cell_name(row.rule, row.game, row.seed) in wanted]
-
-
-def summary_table(results_of: Sequence[Result]) -> list[str]:
-    """Return the lines of a small table: means over seeds by game and rule."""
-    rows = results.summary(results_of)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            # The three text columns to the left, numbers to the right.
-            cell.ljust(width) if i < 3 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

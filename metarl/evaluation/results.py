@@ -6,11 +6,12 @@ goes on with the cells that have none.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -174,15 +175,7 @@ def write_cell(
         "about": dict(about),
         "videos": [dataclasses.asdict(video) for video in videos],
     }
-    _write(_path(results_dir, cell), json.dumps(tree, indent=1) + "\n")
-
-
-def add_videos(results_dir: Path, cell: Cell, videos: Sequence[Video]) -> None:
-    """List videos in the file of a cell that is stored already."""
-    path = _path(results_dir, cell)
-    tree = json.loads(path.read_text("utf-8"))
-    tree["videos"] = [dataclasses.asdict(video) for video in videos]
-    _write(path, json.dumps(tree, indent=1) + "\n")
+    write_tree(cell_path(results_dir, cell), tree)
 
 
 def is_finished(
@@ -198,10 +191,10 @@ def is_finished(
     Raises:
       UserError: it was done with others.
     """
-    path = _path(results_dir, cell)
+    path = cell_path(results_dir, cell)
     if not path.is_file():
         return False
-    tree = _read(path)
+    tree = read_tree(path)
     # Of names that no file can have, two may have become one.
     of = {"rule": cell.rule.name, "game": cell.game, "seed": cell.seed}
     before = {name: tree["result"].get(name) for name in of}
@@ -227,8 +220,15 @@ def merge_cells(results_dir: Path) -> list[Result]:
     Returns:
       The rows, by rule, game and seed.
     """
-    with locked(results_dir / ".merge.lock"):
+    with changing(results_dir):
         return _merge(results_dir)
+
+
+@contextlib.contextmanager
+def changing(results_dir: Path) -> Iterator[None]:
+    """Keep others from merging cells, or changing stored ones, while the block runs."""
+    with locked(results_dir / ".merge.lock"):
+        yield
 
 
 def _merge(results_dir: Path) -> list[Result]:
@@ -236,7 +236,7 @@ def _merge(results_dir: Path) -> list[Result]:
     rows = [dataclasses.asdict(record.result) for record in records]
     columns = [field.name for field in dataclasses.fields(Result)]
     _write(results_dir / "results.csv", _csv(columns, rows))
-    _write(results_dir / "results.json", json.dumps(rows, indent=1) + "\n")
+    write_tree(results_dir / "results.json", rows)
     points = [
         {
             "rule": record.result.rule,
@@ -265,50 +265,7 @@ def read_cells(results_dir: Path) -> list[CellRecord]:
 
 def read_cell(results_dir: Path, cell: Cell) -> CellRecord:
     """Return what is stored of a finished cell."""
-    return _record(_path(results_dir, cell))
-
-
-def read_curves(results_dir: Path) -> dict[tuple[str, str, int], list[CurveRow]]:
-    """Return the learning curve of each cell by rule, game and seed."""
-    return {
-        (r.result.rule, r.result.game, r.result.seed): list(r.curve)
-        for r in read_cells(results_dir)
-    }
-
-
-def summary(results: Iterable[Result]) -> list[list[str]]:
-    """Return a small table, head first: means over seeds by game and rule.
-
-    `seeds` is how many have a score, of how many there are where some have none;
-    `episodes` how many the score of a seed is of, the fewest there are.
-    """
-    groups: dict[tuple[str, str, str], list[Result]] = {}
-    for result in results:
-        key = (result.game, result.status, result.rule)
-        groups.setdefault(key, []).append(result)
-    rows = [
-        ["game", "status", "rule", "seeds", "episodes", "return", "human-normalized"]
-    ]
-    for (game, status, rule), members in sorted(groups.items()):
-        scored = [m.scored_episodes for m in members if m.mean_return is not None]
-        all_scored = len(scored) == len(members)
-        rows.append(
-            [
-                game,
-                status,
-                rule,
-                str(len(scored)) if all_scored else f"{len(scored)} of {len(members)}",
-                str(min(scored, default=0)),
-                _mean([member.mean_return for member in members]),
-                _mean([member.human_normalized_score for member in members]),
-            ]
-        )
-    return rows
-
-
-def _mean(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{sum(known) / len(known):.3f}" if known else "-"
+    return _record(cell_path(results_dir, cell))
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
@@ -319,12 +276,13 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
     return text.getvalue()
 
 
-def _path(results_dir: Path, cell: Cell) -> Path:
+def cell_path(results_dir: Path, cell: Cell) -> Path:
+    """Return where a cell is stored once it is finished."""
     return results_dir / CELLS / f"{cell.name}.json"
 
 
 def _record(path: Path) -> CellRecord:
-    tree = _read(path)
+    tree = read_tree(path)
     try:
         return CellRecord(
             result=Result(**(_older(tree) | tree["result"])),
@@ -354,21 +312,28 @@ def _older(tree: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_tree(path: Path) -> dict[str, Any]:
+    """Return what is in a cell's file.
+
+    Raises:
+      UserError: it is none.
+    """
     try:
         tree: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        needed = {name: tree[name] for name in ("result", "curve", "settings")}
-        return {
-            "about": tree.get("about", {}),
-            "videos": tree.get("videos", []),
-            **needed,
-        }
+        for name in ("result", "curve", "settings"):
+            tree[name]
+        return {"about": {}, "videos": [], **tree}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _not_a_cell(path, error) from None
 
 
 def _not_a_cell(path: Path, error: Exception) -> UserError:
     return UserError(f"results_dir: {path} is not a cell's file ({error})")
+
+
+def write_tree(path: Path, tree: object) -> None:
+    """Write a JSON file so that no reader sees a part of it."""
+    _write(path, json.dumps(tree, indent=1) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

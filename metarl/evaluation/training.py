@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 
 from metarl.console import heartbeat, say
-from metarl.evaluation import memory, results
+from metarl.evaluation import amendments, memory, results
 from metarl.evaluation.batches import batches
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.runner import BatchRun, CellRun, ToldToStop, never
@@ -43,6 +43,7 @@ def train_missing(
       UserError: it has one of them with other settings.
     """
     missing = [cell for cell in cells if not results.is_finished(results_dir, cell)]
+    _update_statuses(cells, results_dir)
     say(
         f"evaluating {len(cells)} cells on {jax.default_backend()}: "
         f"{len(cells) - len(missing)} are in {results_dir} already"
@@ -55,6 +56,15 @@ def train_missing(
         if left:
             _train(left, results_dir, told_to_stop)
     return all(results.is_finished(results_dir, cell) for cell in missing)
+
+
+def _update_statuses(cells: Sequence[Cell], results_dir: Path) -> None:
+    rules = {cell.rule.name: cell.rule for cell in cells}
+    changed = amendments.update_statuses(results_dir, list(rules.values()))
+    if changed:
+        name, before, now = changed[0]
+        more = f", and {len(changed) - 1} more" if changed[1:] else ""
+        say(f"status: by the rule's manifest {name} is {now} now, not {before}{more}")
 
 
 def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -> None:

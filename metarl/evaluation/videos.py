@@ -21,7 +21,7 @@ from metarl.agents.agent import AgentState
 from metarl.console import heartbeat, say
 from metarl.envs.pools import pool_seed
 from metarl.envs.render import FPS
-from metarl.evaluation import mp4, results
+from metarl.evaluation import amendments, mp4
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.recording import (
     Policy,
@@ -115,7 +115,7 @@ class Camera:
                     reason = str(error).partition("\n")[0] or type(error).__name__
                     say(f"warning: no video of {name}: {reason}")
             if videos:
-                results.add_videos(self._results_dir, kept.cell, videos)
+                amendments.add_videos(self._results_dir, kept.cell, videos)
                 shown = ", ".join(f"{v.stage} {v.episode_return:g}" for v in videos)
                 say(f"videos of {name}, by return: {shown}")
 

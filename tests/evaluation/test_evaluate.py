@@ -186,6 +186,24 @@ def test_a_finished_cell_is_left_alone_and_rules_may_join(tmp_path):
     ]
 
 
+def test_the_status_follows_what_is_known_of_the_rule(tmp_path, capsys):
+    (before,) = run(tmp_path, "seeds=[1]")
+    assert before.status == "held_out"
+    stored = json.loads(cell_file(tmp_path, 1).read_text())
+    capsys.readouterr()
+    # Of a seed that is not asked for too, but no other rule of the name.
+    (row,) = run(tmp_path, "seeds=[2]", rule=small_rule(games_seen=("Catch-v0",)))
+    assert row.status == "seen"
+    assert [line for line in capsys.readouterr().out.splitlines() if "status" in line]
+    with (tmp_path / "results.csv").open(newline="") as file:
+        table = [(r["seed"], r["status"]) for r in csv.DictReader(file)]
+    assert table == [("1", "seen"), ("2", "seen")]
+    now = json.loads(cell_file(tmp_path, 1).read_text())
+    assert now["result"].pop("status") == "seen"
+    assert stored["result"].pop("status") == "held_out"
+    assert now == stored
+
+
 def test_killed_between_cells_it_goes_on_with_the_missing_ones(tmp_path, monkeypatch):
     write_cell = runner.make_result
     made = []

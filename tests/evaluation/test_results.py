@@ -11,9 +11,11 @@ import pytest
 from metarl.envs.pool import Episodes
 from metarl.errors import UserError
 from metarl.evaluation import results
+from metarl.evaluation.amendments import update_statuses
 from metarl.evaluation.cells import Cell, plan
 from metarl.evaluation.results import CurveRow, Video
 from metarl.evaluation.runner import CellRun
+from metarl.evaluation.summary import summary
 from metarl.rule_files import load_rule
 
 COLUMNS = (
@@ -155,6 +157,20 @@ def test_status_comes_from_the_manifest():
     assert status("Pong-v5") == "held_out"
 
 
+def test_stored_statuses_are_updated_for_the_very_same_rule_alone(tmp_path):
+    store(tmp_path, cell("Pong-v5", sha256="abc"))
+    store(tmp_path, cell("Catch-v0", sha256="abc"))
+    knows = {"games_validation": ("Pong-v5",)}
+    other = cell("Pong-v5", sha256="def", **knows).rule
+    assert update_statuses(tmp_path, [other]) == []
+    now = cell("Catch-v0", sha256="abc", **knows).rule
+    name = "actor_critic__Pong-v5__seed1"
+    assert update_statuses(tmp_path, [now]) == [(name, "held_out", "validation")]
+    assert update_statuses(tmp_path, [now]) == []
+    statuses = {r.result.game: r.result.status for r in results.read_cells(tmp_path)}
+    assert statuses == {"Catch-v0": "held_out", "Pong-v5": "validation"}
+
+
 def test_a_finished_cell_is_known_and_another_is_not(tmp_path):
     assert not results.is_finished(tmp_path, cell())
     store(tmp_path, cell())
@@ -273,10 +289,10 @@ def test_summary_is_a_mean_over_seeds():
             cell("Pong-v5", seed), env_steps=1, episodes=1, last_returns=returns
         )
 
-    head, row = results.summary([result(1, -20.7), result(2, 14.6)])
+    head, row = summary([result(1, -20.7), result(2, 14.6)])
     assert head[:3] == ["game", "status", "rule"]
     assert row == ["Pong-v5", "held_out", "actor_critic", "2", "1", "-3.050", "0.500"]
-    assert results.summary([result(1, None)])[1][3:] == ["0 of 1", "0", "-", "-"]
+    assert summary([result(1, None)])[1][3:] == ["0 of 1", "0", "-", "-"]
 
 
 def test_summary_tells_of_how_many_seeds_the_mean_is():
@@ -285,7 +301,7 @@ def test_summary_tells_of_how_many_seeds_the_mean_is():
             cell("Catch-v0", seed), env_steps=1, episodes=1, last_returns=returns
         )
 
-    _, row = results.summary([result(1), result(2, 0.5, 1.0), result(3)])
+    _, row = summary([result(1), result(2, 0.5, 1.0), result(3)])
     assert row[3:] == ["1 of 3", "2", "0.750", "-"]
 
 

@@ -222,8 +222,8 @@ def test_tries_are_resumed_and_the_choice_is_recorded(tmp_path):
     # Done, with everything; and other settings are refused.
     assert evaluate(["policy_gradient"], overrides=settings) == found[:2]
     message = r"tuning\.learning_rates = \[0\.001, 0\.01\], not nothing"
+    untuned = [o for o in settings if o not in (RATES, *TRIED)]
     with pytest.raises(UserError, match=message):
-        untuned = [o for o in settings if o not in (RATES, *TRIED)]
         evaluate(["policy_gradient"], overrides=untuned)
 
 

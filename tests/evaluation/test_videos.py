@@ -274,7 +274,7 @@ def test_each_stage_shows_the_agent_of_its_time(tmp_path, monkeypatch):
         return lambda *_: 0
 
     monkeypatch.setattr(videos, "agent_policy", film)
-    monkeypatch.setattr(videos.results, "add_videos", lambda *_: None)
+    monkeypatch.setattr(videos.amendments, "add_videos", lambda *_: None)
     camera.film({cell.name: _Shown() for cell in cells})
     steps = sorted(weights[1])
     assert [age for age, _ in filmed] == [steps[0], steps[-1]]

@@ -85,6 +85,16 @@ def _stack(members: Sequence[Rollout]) -> Rollout:
     return stacked
 
 
+def agent_of(cell: Cell) -> Agent:
+    """Return what the agents of a cell, and of those beside it, have in common."""
+    return build_agent(
+        cell.settings.agent,
+        cell.rule.rule,
+        cell.spec.num_actions,
+        lifetime_env_steps=cell.env_steps,
+    )
+
+
 class CellRun:
     """Where one cell stands: its episodes, its curve, and its result at the end."""
 
@@ -157,12 +167,7 @@ class BatchRun:
         first = cells[0]
         self.settings, spec = first.settings, first.spec
         self.runs = [CellRun(cell) for cell in cells]
-        self.agent = build_agent(
-            self.settings.agent,
-            first.rule.rule,
-            spec.num_actions,
-            lifetime_env_steps=first.env_steps,
-        )
+        self.agent = agent_of(first)
         self._meta_params = first.rule.meta_params
         self._chunk = _cells_per_call(cells)
         self._sizes = (self._chunk,) * (len(cells) // self._chunk)

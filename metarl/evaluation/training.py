@@ -21,7 +21,7 @@ from metarl.evaluation.batches import batches
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.runner import BatchRun, CellRun, ToldToStop, never
 from metarl.evaluation.shared_folder import claimed
-from metarl.evaluation.videos import Camera
+from metarl.evaluation.videos import Camera, film_left
 from metarl.provenance import git_commit, package_versions
 from metarl.tracking import RunLabels, Tracker, logged_name
 
@@ -48,6 +48,7 @@ def train_missing(
         f"evaluating {len(cells)} cells on {jax.default_backend()}: "
         f"{len(cells) - len(missing)} are in {results_dir} already"
     )
+    film_left(results_dir, [c for c in cells if c not in missing], told_to_stop)
     for batch in batches(missing):
         if told_to_stop():
             return False
@@ -124,6 +125,7 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
             result = dataclasses.replace(
                 cell_run.result, wall_s=round(seconds / len(batch), 3)
             )
+            camera.secure(cell_run)
             results.write_cell(
                 results_dir, cell_run.cell, result, cell_run.curve, about
             )

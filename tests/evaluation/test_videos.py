@@ -21,7 +21,7 @@ from metarl.config import (
     RandomConfig,
 )
 from metarl.envs import suites, tasks
-from metarl.evaluation import evaluate, mp4, videos
+from metarl.evaluation import evaluate, mp4, unfilmed, videos
 from metarl.evaluation.cells import Cell, plan
 from metarl.evaluation.recording import (
     Recording,
@@ -284,6 +284,55 @@ def test_each_stage_shows_the_agent_of_its_time(tmp_path, monkeypatch):
     assert (first != last).any()
 
 
+@pytest.mark.parametrize("moment", ["killed", "told to stop"])
+def test_what_a_process_did_not_come_to_film_the_next_one_films(
+    folders, tmp_path, monkeypatch, moment
+):
+    def run(**kwargs) -> None:
+        own = ["videos=true", "seeds=[1, 2]", f"results_dir={tmp_path}"]
+        evaluate([_rule()], overrides=[*TINY, *own], **kwargs)
+
+    class Killed(BaseException):
+        """No code catches it, as none would a kill."""
+
+    def die(*args, **kwargs):
+        raise Killed
+
+    if moment == "told to stop":
+        # The last cell is stored: the films are left.
+        run(told_to_stop=(tmp_path / "cells/small__Catch-v0__seed2.json").is_file)
+    else:
+        monkeypatch.setattr(videos._Shoot, "_record", die)
+        with pytest.raises(Killed):
+            run()
+        monkeypatch.undo()
+        monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert len(list((tmp_path / ".unfilmed").iterdir())) == 1
+    assert [cell.videos for cell in read_cells(tmp_path)] == [(), ()]
+    monkeypatch.setattr(BatchRun, "run", die)  # nothing is trained again
+    run()
+    for killed, whole in zip(
+        read_cells(tmp_path), read_cells(folders["with"]), strict=True
+    ):
+        assert killed.videos == whole.videos
+        assert killed.curve == whole.curve
+        for video in killed.videos:
+            one, other = (folder / video.file for folder in (tmp_path, folders["with"]))
+            np.testing.assert_array_equal(_decode(one)[0], _decode(other)[0])
+    assert not (tmp_path / ".unfilmed").exists()
+
+
+def test_agents_of_other_settings_are_not_filmed(tmp_path):
+    film = _Film(_rule(), "seeds=[3]")
+    (cell,) = film.store(tmp_path)
+    (other,) = _Film(_rule(), "seeds=[3]", "rollout_length=5").store(tmp_path / "other")
+    unfilmed.store(tmp_path, other, [])
+    assert unfilmed.is_waiting(tmp_path, cell)
+    videos.film_left(tmp_path, [cell], never)
+    assert not unfilmed.is_waiting(tmp_path, cell)
+    assert read_cells(tmp_path)[0].videos == ()
+
+
 class _Film:
     """The part of a batch that a camera looks at; nobody learns anything."""
 
@@ -315,6 +364,7 @@ def _film(folder: Path, film: _Film, told_to_stop=never) -> _Shown:
     (name,) = (cell.name for cell in film.store(folder))
     camera, shown = Camera(folder, film), _Shown()
     camera.keep(film.runs[0])
+    camera.secure(film.runs[0])
     camera.film({name: shown}, told_to_stop)
     return shown
 
@@ -356,6 +406,7 @@ def test_a_video_that_fails_is_one_line_and_leaves_nothing(
     warnings = [x for x in capsys.readouterr().out.splitlines() if "filming" not in x]
     assert warnings == ["warning: no video of small__Catch-v0__seed3: the screen broke"]
     assert list((tmp_path / "videos").iterdir()) == []
+    assert (tmp_path / ".unfilmed").is_dir()  # to try again
     assert read_cells(tmp_path)[0].videos == ()
 
 

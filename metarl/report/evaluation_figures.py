@@ -25,20 +25,13 @@ from metarl.report.figures import (
     marker,
     short,
 )
-from metarl.report.markup import number
+from metarl.report.markup import count_of, number
 from metarl.report.scores import Evaluation, Rule
+from metarl.report.tables import describe
 from metarl.statistics import Estimate, Profile
 
 BANDS = "95 % stratified bootstrap intervals"
 _REFERENCES = {"human": "human", "best": "best possible", "baseline": "baseline"}
-
-
-def describe(estimate: Estimate) -> str:
-    """Return a number and its interval as text."""
-    text = number(estimate.value)
-    if estimate.low is None or estimate.high is None:
-        return text
-    return f"{text} [{number(estimate.low)}, {number(estimate.high)}]"
 
 
 def size_of(evaluation: Evaluation, group: Group) -> str:
@@ -49,8 +42,8 @@ def size_of(evaluation: Evaluation, group: Group) -> str:
         for task in group.common
     }
     low, high = min(seeds), max(seeds)
-    games = _plural(len(group.common), "game")
-    each = _plural(high, "seed")
+    games = count_of(len(group.common), "game")
+    each = count_of(high, "seed")
     return f"{games}, {each if low == high else f'{low} to {each}'} each"
 
 
@@ -304,7 +297,3 @@ def _crossing(profile: Profile) -> float:
 def _ends(curve: Curve) -> str:
     known = [e for e in curve.estimates if e is not None]
     return f"ends at {describe(known[-1])}" if known else "nothing to show"
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}" + ("" if count == 1 else "s")

@@ -95,12 +95,18 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """What is said of a figure; see `Figure`."""
+    """What is said of a figure; see `Figure`.
+
+    Attributes:
+      footer: in the picture itself, for where it is shown alone: how many seeds, and
+        what the intervals are.
+    """
 
     name: str
     title: str
     caption: str
     alt: str
+    footer: str = ""
 
 
 class Drawing:
@@ -122,6 +128,10 @@ class Drawing:
     def finish(self) -> None:
         """Draw."""
         buffer = io.BytesIO()
+        if self._words.footer:
+            self.canvas.supxlabel(
+                self._words.footer, x=0.01, ha="left", fontsize=7.5, color=LINE
+            )
         # Without dates and versions: equal results give equal files.
         self.canvas.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
         width, height = self.canvas.get_size_inches()

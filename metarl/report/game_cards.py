@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from metarl.evaluation.results import CellRecord
 from metarl.report.compare import frames_of, random_of
-from metarl.report.evaluation_figures import bar, describe, line_style, name_rows
+from metarl.report.evaluation_figures import bar, line_style, name_rows
 from metarl.report.figures import (
     CARD_WIDTH,
     RANDOM_COLOR,
@@ -25,6 +25,7 @@ from metarl.report.figures import (
     marker,
 )
 from metarl.report.scores import Evaluation, Rule, Task, interval_of
+from metarl.report.tables import describe
 
 
 def game_card(evaluation: Evaluation, task: Task, note: str) -> Figure:

@@ -15,11 +15,13 @@ from typing import Any
 from metarl import config_loader
 from metarl.errors import UserError
 from metarl.evaluation.results import CELLS, CellRecord, read_cells
+from metarl.report.validations import Validations, read_validations
 from metarl.rule_files import Manifest
 from metarl.rule_files import folder as rule_folder
 from metarl.rule_files.manifest import parse_manifest
 
 CONFIG, METRICS, VERSIONS = "config.yaml", "metrics.jsonl", "versions.json"
+BEST_RULE = "rule_best"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,8 @@ class TrainingRun:
       rows: of metrics.jsonl, by meta-step where they have one; None was not finite.
       versions: packages, commit and machine; empty where unknown.
       manifest: of its newest rule; None before the first is saved.
+      best: manifest of its best rule by validation; None without one.
+      validations: scores of fresh agents; None without any.
       written_at: when the newest row was written, in seconds since 1970.
     """
 
@@ -58,6 +62,8 @@ class TrainingRun:
     versions: Mapping[str, Any]
     manifest: Manifest | None
     written_at: float
+    best: Manifest | None = None
+    validations: Validations | None = None
 
     @property
     def name(self) -> str:
@@ -124,13 +130,17 @@ def read_run(path: Path) -> TrainingRun:
         versions = json.loads((path / VERSIONS).read_text("utf-8"))
     except (OSError, ValueError):
         versions = {}
+    config, best = config_loader.read_yaml(path / CONFIG), _manifest(path / BEST_RULE)
+    kept = None if best is None else best.meta_steps
     return TrainingRun(
         path=path,
-        config=config_loader.read_yaml(path / CONFIG),
+        config=config,
         rows=tuple(rows),
         versions=versions if isinstance(versions, dict) else {},
         manifest=_manifest(path / "rule"),
         written_at=(path / METRICS).stat().st_mtime,
+        best=best,
+        validations=read_validations(path, config, rows, kept),
     )
 
 

@@ -7,6 +7,7 @@ settings) therefore cannot become markup, wherever they are put.
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Sequence
 
 VOID = frozenset({"img", "meta", "br", "hr"})
@@ -136,6 +137,23 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits - whole}f}".replace("-", "−")
 
 
+def alike(values: Sequence[float], digits: int = 3) -> list[str]:
+    """Return numbers that are read together, all with as many decimals.
+
+    Args:
+      values: such as a mean and the ends of its interval.
+      digits: significant ones of the greatest, and the most decimals.
+    """
+    top = max((abs(value) for value in values), default=0.0)
+    if all(value == int(value) for value in values):
+        return [number(value) for value in values]
+    decimals = digits - 1 - math.floor(math.log10(top))
+    if top >= 10.0**-digits:
+        decimals = min(decimals, digits)
+    rounded = [round(value, decimals) + 0.0 for value in values]  # no minus zero
+    return [f"{x:,.{max(0, decimals)}f}".replace("-", "−") for x in rounded]
+
+
 def count_of(count: int, word: str) -> str:
     """Return a number of things."""
-    return f"{count} {word}" + ("" if count == 1 else "s")
+    return f"{number(count)} {word}" + ("" if count == 1 else "s")

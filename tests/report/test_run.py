@@ -11,37 +11,13 @@ import numpy as np
 import pytest
 import tiny_run
 from report_cells import make_cell, store
+from report_runs import row, write_run
 
-from metarl import config_loader, rule_files
+from metarl import rule_files
 from metarl.errors import UserError
 from metarl.report import figures, inputs, run_figures, write_report
 from metarl.report.inputs import read_run
 from metarl.rule_files import Manifest
-
-
-def write_run(folder: Path, rows: list[dict], **config: object) -> Path:
-    """Write a run's configuration and metrics as `metarl train` does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    overrides = [f"{k}={v}" for k, v in {"meta_steps": 100, **config}.items()]
-    resolved = tiny_run.config(folder, *overrides)
-    (folder / "config.yaml").write_text(config_loader.dump(resolved))
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / "metrics.jsonl").write_text(text)
-    return folder
-
-
-def row(step: int, **more: float | None) -> dict[str, float | None]:
-    return {
-        "global_step": 40 * step,
-        "meta_step": step,
-        "meta/loss": 1.0 / step,
-        "meta/grad_norm": 0.5,
-        "meta/rule_entropy_y": 1.6,
-        "agents/Catch-v0/episodic_return": -0.5,
-        "stats/env_time": 2.0,
-        "stats/meta_time": 6.0,
-        **more,
-    }
 
 
 def numbers(folder: Path, name: str) -> list[dict[str, str]]:
@@ -113,30 +89,6 @@ def test_what_is_not_finite_or_no_number_leaves_a_gap(tmp_path):
     x, _ = run_figures.series(read_run(tmp_path), "meta/loss")
     assert x.tolist() == [1, 5]
     write_report([tmp_path])
-
-
-def test_scores_on_validation_games_come_first(tmp_path):
-    scores = {"eval/iqm": 0.4, "eval/iqm_lo": 0.3, "eval/iqm_hi": 0.5}
-    scores["eval/Pong-v5/human_normalized_score"] = 0.2
-    write_run(tmp_path, [row(1), row(10), {"meta_step": 10, **scores}])
-    _, contents = write_report([tmp_path])
-    assert contents.figures[0].name == "validation"
-    assert [(r["series"], r["score"]) for r in numbers(tmp_path, "validation")] == [
-        ("Pong-v5", "0.2"),
-        ("IQM", "0.4"),
-    ]
-
-
-def test_raw_returns_on_validation_games_are_apart(tmp_path):
-    scores = {"eval/iqm": 0.4, "eval/Catch-v0/episodic_return": -0.2}
-    write_run(tmp_path, [row(1), {"meta_step": 10, **scores}])
-    _, contents = write_report([tmp_path])
-    assert [f.title for f in contents.figures[-2:]] == [
-        "Catch-v0",
-        "Catch-v0 (validation)",
-    ]
-    assert [r["series"] for r in numbers(tmp_path, "validation")] == ["IQM"]
-    assert numbers(tmp_path, "eval_Catch-v0")[0]["return"] == "-0.2"
 
 
 def test_keys_that_no_figure_knows_are_in_the_table(tmp_path):

@@ -5,15 +5,26 @@ from __future__ import annotations
 import re
 import sys
 
+import jax
 import pytest
+import tiny
 from contract.rule_cases import DOCUMENTATION
 
 import metarl
-from metarl.config import CustomConfig
+from metarl.agents import group
+from metarl.agents.build import build_agent
+from metarl.config import (
+    ActorCriticConfig,
+    AgentConfig,
+    CustomConfig,
+    MLPTorso,
+    NetworkConfig,
+)
 from metarl.errors import UserError
 from metarl.evaluation import evaluate
 from metarl.rule_files import load_rule, show_rule
 from metarl.rules import make_rule
+from metarl.rules.checked import checked
 
 MODULE = "a_users_rules"
 MISTAKES = """
@@ -91,6 +102,98 @@ def test_it_is_evaluated_like_any_other(tmp_path):
     )
     assert (result.rule, result.status) == ("AdvantageWeighted", "unknown")
     assert result.episodes > 10
+
+
+def test_a_checked_rule_is_the_same_rule():
+    rule = load_rule(f"{MODULE}:AdvantageWeighted").rule
+    assert checked(rule) == checked(type(rule)())
+    assert hash(checked(rule)) == hash(checked(type(rule)()))
+    own = make_rule(ActorCriticConfig())
+    assert checked(own) is own
+
+
+RIGHT = {
+    "spec": "RuleSpec(heads=(Head('logits', num_actions),))",
+    "targets": "{'weight': t.rewards}, rule_state, {'reward': jnp.mean(t.rewards)}",
+    "loss": "weighted, {'policy_loss': weighted}",
+}
+WRONG = [
+    ("spec", "None", "spec(3) is None (needed: a RuleSpec)"),
+    ("spec", "RuleSpec(heads=('logits',))", "spec(3).heads is ('logits',) (needed: a"),
+    ("loss", "jnp.mean(weighted), {}", "loss: the loss is float32[] (needed: [T, B]"),
+    ("loss", "weighted[0], {}", "loss: the loss is float32[4] (needed: [T, B], one"),
+    ("loss", "weighted.T, {}", "is float32[4, 6] (needed: [T, B], one of each tran"),
+    ("loss", "weighted[..., None], {}", "the loss is float32[6, 4, 1] (needed"),
+    ("loss", "weighted", "loss is float32[6, 4] (needed: (loss, values to log))"),
+    ("loss", "weighted, {'a': 0.0}", "loss: the 'a' to log is float64[] (needed: [T"),
+    ("loss", "weighted, [weighted]", "loss: the values to log is [float32[6, 4]] (n"),
+    ("targets", "{}, rule_state", "targets is ({}, {}) (needed: (targets, rule sta"),
+    (
+        "targets",
+        "{'weight': 1.0}, rule_state, {}",
+        "targets: the target 'weight' is float64[] (needed: [T, B, ...] with [6, 4]",
+    ),
+    (
+        "targets",
+        "{'weight': t.rewards}, {'n': 0}, {}",
+        "targets: the rule state is {'n': int64[]} (needed: {} again)",
+    ),
+    (
+        "targets",
+        "{'weight': t.rewards}, rule_state, {'reward': t.rewards}",
+        "targets: the 'reward' to log is float32[6, 4] (needed: a scalar here)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "returned", "message"), WRONG)
+def test_what_a_rule_returns_is_checked_before_it_is_broadcast(
+    module, method, returned, message
+):
+    returns = RIGHT | {method: returned}
+    module.write_text(
+        f"""
+import dataclasses
+import jax, jax.numpy as jnp
+from metarl.numerics import take_action
+from metarl.rules.base import Head, RuleSpec, UpdateRule
+
+@dataclasses.dataclass(frozen=True)
+class Mine(UpdateRule):
+    def spec(self, num_actions):
+        return {returns["spec"]}
+
+    def targets(self, meta_params, rule_state, experience, key):
+        t = experience.transitions
+        return {returns["targets"]}
+
+    def loss(self, outputs, peers, targets, transitions):
+        log_pi = jax.nn.log_softmax(outputs["logits"])
+        taken = take_action(log_pi, transitions.actions)
+        weighted = -targets["weight"] * taken * jnp.ones_like(transitions.rewards)
+        return {returns["loss"]}
+"""
+    )
+    with pytest.raises(UserError) as caught:
+        _trace(load_rule(f"{MODULE}:Mine").rule)
+    assert str(caught.value).startswith("rule Mine: ")
+    assert message in str(caught.value)
+
+
+def _trace(rule) -> None:
+    """Trace an update of 4 trajectories of 6 steps, with 3 actions."""
+    network = NetworkConfig(torso=MLPTorso(hidden=(4,)))
+    agent = build_agent(
+        AgentConfig(network=network), rule, tiny.NUM_ACTIONS, lifetime_env_steps=100
+    )
+    rollouts = tiny.rollouts(0, 1, steps=6, batch=4)
+
+    def update(key: jax.Array) -> object:
+        states = agent.init(key, rollouts.observations[0, 0])
+        states = jax.tree.map(lambda x: x[None], states)
+        return group.update(agent, {}, states, rollouts, key)[0]
+
+    jax.eval_shape(update, jax.random.key(0))
 
 
 @pytest.mark.parametrize(

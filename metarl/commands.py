@@ -168,7 +168,7 @@ def _load(
     *,
     partial: bool = False,
 ) -> _AnyConfig:
-    """Return the configuration, whose games exist.
+    """Return the configuration, whose games exist and whose settings are all read.
 
     Args:
       model: the schema.
@@ -176,6 +176,7 @@ def _load(
       overrides: as typed.
       partial: whether the environment may be left open.
     """
+    files, overrides = list(files), list(overrides)
     loaded = config_loader.load(model, files, overrides)
     if not partial or loaded.environment != EnvironmentConfig():
         from metarl.envs.tasks import resolve_environment
@@ -183,6 +184,9 @@ def _load(
         # The agents of a population share shapes; those of an evaluation are alone.
         same_shapes = isinstance(loaded, TrainConfig)
         resolve_environment(loaded.environment, same_shapes=same_shapes)
+    from metarl import without_effect
+
+    without_effect.refuse(loaded, files, overrides)
     return loaded
 
 

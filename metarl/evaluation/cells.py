@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from metarl import config_loader
+from metarl import config_loader, without_effect
 from metarl.config import EnvironmentConfig, EvaluationConfig, RuleConfig
 from metarl.envs import suites
 from metarl.envs.suites import Family
@@ -215,10 +215,11 @@ def plan(
       overrides: the user's `key=value`.
 
     Raises:
-      UserError: a rule, game or setting does not exist, or two rules or cells share a
-        name.
+      UserError: a rule, game or setting does not exist or has no effect, or two rules
+        or cells share a name.
     """
     user = _user_config(files, overrides)
+    without_effect.refuse(user, files, overrides)
     tasks = resolve_environment(user.environment, same_shapes=False)
     loaded = [r if isinstance(r, LoadedRule) else load_rule(r) for r in rules]
     names = [rule.name for rule in loaded]

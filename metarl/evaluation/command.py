@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metarl.console import say
+from metarl.disk_space import told_if_full
 from metarl.evaluation import results, tuning, tuning_grid
 from metarl.evaluation.cells import Cell, cell_name, plan, require_an_update
 from metarl.evaluation.jobs import Jobs, parse_jobs, part
@@ -47,7 +48,11 @@ def main(
     given = list(overrides)
     if suite is not None:
         overrides = [f"environment.suite={suite}", *overrides]
-    with stop_signals("after this rollout; finished cells are kept") as told_to_stop:
+    again = "finished cells are kept; make room and give the same command again"
+    with (
+        told_if_full(again),
+        stop_signals("after this rollout; finished cells are kept") as told_to_stop,
+    ):
         grid = _plan(rules, files, overrides, share)
         rows = _evaluate(grid, told_to_stop)
     say("")

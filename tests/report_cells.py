@@ -56,6 +56,7 @@ def store(
     curve: Sequence[float | None] | None = None,
     videos: Sequence[Video] = (),
     about: dict[str, object] | None = None,
+    frames: int | None = None,
 ) -> None:
     """Write a cell that ends at ``final``; its curve climbs there from a tenth."""
     if curve is None:
@@ -72,6 +73,8 @@ def store(
         last_returns=[] if final is None else [final] * episodes,
     )
     result = dataclasses.replace(result, wall_s=36.0)
+    if frames is not None:
+        result = dataclasses.replace(result, frames=frames)
     results.write_cell(folder, cell, result, rows, about or ABOUT, videos=videos)
 
 

@@ -59,6 +59,7 @@ def _about_budgets(evaluation: Evaluation) -> Iterable[str]:
             for cell in evaluation.cells.get((rule.name, task), ())
         ]
         yield from _unequal_budgets(group, cells)
+        yield from _budgets_between_games(group, cells)
         protocols = sorted({cell.result.protocol for cell in cells} - {""})
         if len(protocols) > 1:
             yield f"{group.title}: protocols {', '.join(protocols)} are mixed."
@@ -75,9 +76,29 @@ def _unequal_budgets(group: Group, cells: Sequence[CellRecord]) -> Iterable[str]
         # Rollouts are not divided: budgets end a little apart.
         if max(frames) > 1.1 * min(frames):
             yield (
-                f"{task.name}: agents have learned from {number(min(frames))} to "
-                f"{number(max(frames))} frames, which is no fair comparison."
+                f"{task.name}: some agents learned from {number(min(frames))} frames, "
+                f"others from {number(max(frames))}. That is no fair comparison."
             )
+
+
+def _budgets_between_games(group: Group, cells: Sequence[CellRecord]) -> Iterable[str]:
+    """Say where games that share an IQM were learned for unequal times."""
+    budgets = {
+        task: max(cell.result.frames for cell in cells if task_of(cell) == task)
+        for task in group.common
+    }
+    if not budgets or group.kind == "raw":
+        return
+    least, most = (
+        min(budgets, key=budgets.__getitem__),
+        max(budgets, key=budgets.__getitem__),
+    )
+    if budgets[most] > 1.1 * budgets[least]:
+        yield (
+            f"{group.title}: one IQM is over games of unequal budgets, from "
+            f"{number(budgets[least])} frames ({least.name}) to "
+            f"{number(budgets[most])} ({most.name}). Curves end at the smallest."
+        )
 
 
 def _about_games(evaluation: Evaluation) -> Iterable[str]:
@@ -95,13 +116,16 @@ def _about_seeds(evaluation: Evaluation) -> Iterable[str]:
     single = sum(count == 1 for count in counts)
     if single:
         yield (
-            f"{single} of {len(counts)} pairs of rule and game have one seed, which "
-            "says nothing of how much runs differ."
+            f"{single} of {count_of(len(counts), 'pair')} of rule and game "
+            f"{'has' if single == 1 else 'have'} a single seed, which says nothing of "
+            "how much runs differ."
         )
     elif min(counts) < FEW_SEEDS:
+        few = f"{'' if min(counts) == max(counts) else 'as few as '}{min(counts)}"
         yield (
-            f"Intervals of {min(counts)} seeds are narrower than they say: see the "
-            "end of the page."
+            f"There are {few} seeds per rule and game. Bootstrap "
+            "intervals of so few are too narrow: they hold the true value less often "
+            "than 95 % of the time (How the numbers are made says how often)."
         )
 
 

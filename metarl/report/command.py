@@ -18,9 +18,9 @@ from metarl.report.contents import Contents
 from metarl.report.evaluation_page import evaluation_sections, facts, legend
 from metarl.report.figures import FOLDER, write_figures
 from metarl.report.inputs import Inputs, read_inputs
-from metarl.report.markup import Markup
+from metarl.report.markup import Markup, count_of
 from metarl.report.page import Front, write_page
-from metarl.report.run_page import rules_section, run_section, summary
+from metarl.report.run_page import rules_section, run_section
 from metarl.report.scores import Evaluation, gather
 from metarl.rule_files import folder as rule_folder
 from metarl.tracking import RunLabels, Tracker, wandb_mode
@@ -106,19 +106,19 @@ def _front(inputs: Inputs, evaluation: Evaluation | None) -> Front:
     if evaluation is not None:
         every = evaluation.rules
         names = [r.name for r in every if not r.is_random] or [every[0].name]
+        games = count_of(len(evaluation.tasks), "game")
         return Front(
-            f"{', '.join(names[:4])}{' and others' if names[4:] else ''}",
+            f"{', '.join(names[:4])}{' and others' if names[4:] else ''} on {games}",
             f"Update rules compared on fresh agents · metarl report of {made}",
             facts(evaluation),
             legend(evaluation),
             cautions(evaluation),
         )
     names = [run.name for run in inputs.runs]
-    only = inputs.runs[0]
     return Front(
         ", ".join(names),
         f"Discovery of an update rule · metarl report of {made}",
-        summary(only)[:2] if len(inputs.runs) == 1 else [("runs", str(len(names)))],
+        [("runs", str(len(names)))] if len(names) > 1 else [],
         Markup(""),
         [],
     )
@@ -148,7 +148,8 @@ def _track(page: Path, contents: Contents, tracking: TrackingConfig) -> None:
             tracker.log_table(f"report/{table.name}", columns, rows)
         for figure in contents.figures:
             path = page.parent / FOLDER / f"{figure.name}.png"
-            tracker.log_image(f"report/{figure.name}", path, caption=figure.caption)
+            caption = f"{figure.title}. {figure.caption}"
+            tracker.log_image(f"report/{figure.name}", path, caption=caption)
         for clip in contents.clips:
             name = f"{clip.task.name}/{clip.rule.name}/{clip.video.stage}"
             tracker.log_video(name, clip.path, global_step=clip.video.env_steps)

@@ -24,15 +24,15 @@ STATUS_TITLES = {
     "held_out": "Held-out games",
     "mixed": "Games that only some of the rules have seen",
     "validation": "Validation games",
-    "unknown": "Games of which nobody knows whether the rule has seen them",
+    "unknown": "Games that the rule may have seen: its origin is unknown",
     "seen": "Games that the rule was meta-trained on (seen)",
 }
 """In the order of the page."""
 KIND_TITLES: dict[Kind, str] = {
-    "human": "human-normalised score",
-    "best": "score as a part of the best return",
-    "baseline": "score relative to the baseline",
-    "raw": "raw returns",
+    "human": "human-normalised scores (0 = random, 1 = human)",
+    "best": "scores between random (0) and the best possible return (1)",
+    "baseline": "scores between random (0) and the baseline (1)",
+    "raw": "raw returns (no score is known)",
 }
 _CURVE_POINTS = 20
 _OF_THE_GAME = (

@@ -8,19 +8,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from metarl.console import format_duration
 from metarl.report import (
     compare,
     evaluation_figures,
     evaluation_tables,
     game_cards,
 )
-from metarl.report.compare import Group
+from metarl.report.compare import Aggregate, Group
 from metarl.report.contents import Contents, Section
 from metarl.report.figures import Figure
 from metarl.report.markup import Markup, count_of, details, join, number, tag
 from metarl.report.page import show_figure, show_figures
-from metarl.report.scores import Evaluation, Task
-from metarl.report.tables import DataTable, render, swatch
+from metarl.report.scores import Evaluation, Task, lies_above
+from metarl.report.tables import DataTable, describe, render, swatch
 from metarl.report.videos import find_clips, show_clips
 
 LONG_LIST = 10
@@ -101,7 +102,7 @@ def facts(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("seeds", str(len(seeds))),
         ("cells", str(len(cells))),
         ("frames", number(sum(cell.result.frames for cell in cells))),
-        ("machine hours", number(spent)),
+        ("machine time", "–" if spent is None else format_duration(3600 * spent)),
     ]
 
 
@@ -120,6 +121,7 @@ def _group(page: _Page, group: Group) -> Markup:
     figures = []
     if group.kind != "raw":
         found = compare.aggregates(evaluation, group)
+        parts.append(tag("p", finding(found), class_="finding"))
         figures.append(evaluation_figures.iqm_bars(evaluation, group, found))
     if improvements:
         figures.append(
@@ -145,6 +147,25 @@ def _group(page: _Page, group: Group) -> Markup:
     return tag("div", *parts, class_="group")
 
 
+def finding(found: Sequence[Aggregate]) -> str:
+    """Return which rule has the highest IQM, and from which others it is apart."""
+    best, *others = found
+    text = f"Highest IQM: {best.rule}, {describe(best.iqm)}"
+    if best.iqm.low is None:
+        return f"{text}. One seed per game has no interval, and shows no difference."
+    text += " (95 % interval in brackets)"
+    if not others:
+        return f"{text}."
+    near = [o.rule for o in others if not lies_above(best.iqm, o.iqm)]
+    if not near:
+        return f"{text}; its interval lies above those of all other rules."
+    return f"{text}; its interval overlaps {_possessive(near)}."
+
+
+def _possessive(names: Sequence[str]) -> str:
+    return f"{'that' if len(names) == 1 else 'those'} of {', '.join(names)}"
+
+
 def _which_games(evaluation: Evaluation, group: Group) -> Markup:
     """Return which games are aggregated, which are not, and why."""
     lines = []
@@ -162,7 +183,7 @@ def _which_games(evaluation: Evaluation, group: Group) -> Markup:
     ]
     if group.common:
         said += [
-            f"Not compared here: {rule.name}, which lacks some of these games."
+            f"Not compared here: {rule.name}, which lacks scores on some of them."
             for rule in evaluation.rules
             if rule.name not in group.rules
         ]
@@ -204,7 +225,7 @@ def _games(page: _Page) -> Markup:
             notes.append(
                 tag("p", tag("b", f"{word.title()}"), f": {', '.join(names)} ({why}).")
             )
-    caption = "Dotted grey: a random policy. Dashed: a score of 1, where it is near. "
+    caption = "Dotted grey: a random policy. Dashed: a score of 1, where near. "
     first = tag("p", caption, cards[0].caption, class_="caption")
     return join(
         [
@@ -222,8 +243,8 @@ def _games(page: _Page) -> Markup:
 def _scores(page: _Page) -> Markup:
     table = evaluation_tables.score_table(page.evaluation)
     text = (
-        "Returns are raw. Press a heading to sort. Intervals are 95 % bootstrap "
-        "intervals over seeds."
+        "Returns are raw. In brackets: 95 % bootstrap intervals over seeds. Press a "
+        "heading to sort by it."
     )
     return join([tag("p", text, class_="caption"), page.table(table)])
 
@@ -239,22 +260,27 @@ def _videos(page: _Page) -> Markup | None:
 
 def _not_run(page: _Page) -> Markup:
     evaluation = page.evaluation
-    parts = []
+    parts = [
+        tag("p", f"Of the suite {suite}, no rule was run on: {', '.join(games)}.")
+        for suite, games in evaluation_tables.games_not_run(evaluation).items()
+    ]
+    if not any(cell.videos for cell in evaluation.records()):
+        parts.append(tag("p", "No videos were recorded (videos=true records them)."))
     for table, words, nothing in (
         (
             evaluation_tables.missing_table(evaluation),
-            "Cells of the grid of all rules, games and seeds here that are not there:",
+            "Cells of the grid of all rules, games and seeds here that were not run:",
             "Every rule was run on every game with every seed.",
         ),
         (
             evaluation_tables.thin_table(evaluation),
-            "Cells that are scored on fewer than 100 episodes:",
-            "Every cell is scored on 100 episodes or more.",
+            "Cells whose score is of fewer than 100 episodes:",
+            "Every score is of 100 episodes or more.",
         ),
         (
             evaluation_tables.raw_table(evaluation),
-            "Games without a normalised score:",
-            "Every game has a normalised score.",
+            "Games without any normalised score:",
+            "Every game has normalised scores.",
         ),
     ):
         if not table.rows:
@@ -269,8 +295,12 @@ def _not_run(page: _Page) -> Markup:
 
 def _settings(page: _Page) -> Markup:
     same, different = evaluation_tables.settings_tables(page.evaluation)
+    tuning = evaluation_tables.tuning_table(page.evaluation)
     return join(
         [
+            join([tag("p", "Learning rates that were tried:"), page.table(tuning)])
+            if tuning.rows
+            else tag("p", "No learning rate was tuned."),
             details(
                 "What differs between rules and games",
                 page.table(different),
@@ -288,10 +318,8 @@ def _origin(page: _Page) -> Markup:
             page.table(evaluation_tables.origin_table(page.evaluation)),
             tag(
                 "p",
-                "Machine hours: cells that ran side by side share their time. Results "
-                "from: ",
-                ", ".join(folders),
-                ".",
+                "Cells that ran side by side share the machine's time. Results are "
+                f"from {', '.join(folders)}.",
                 class_="caption",
             ),
             details(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
+from metarl.envs.suites import SUITES
 from metarl.evaluation.results import CellRecord
 from metarl.report import compare
 from metarl.report.compare import Aggregate, Group
@@ -15,6 +16,7 @@ from metarl.report.figures import color
 from metarl.report.scores import (
     WANTED_EPISODES,
     Evaluation,
+    Kind,
     Task,
     flat,
     interval_of,
@@ -32,6 +34,14 @@ STATUS_WORDS = {
 }
 
 
+SCORE_WORDS: Mapping[Kind, str] = {
+    "human": "human",
+    "best": "best",
+    "baseline": "baseline",
+    "raw": "none",
+}
+
+
 def colors(evaluation: Evaluation) -> dict[str, str]:
     """Return the colour of each rule by its name."""
     return {rule.name: color(rule) for rule in evaluation.rules}
@@ -43,7 +53,9 @@ def aggregate_table(
     found: Sequence[Aggregate],
     improvements: Mapping[str, Estimate],
 ) -> DataTable:
-    """Return all aggregates of a group; with IQM of all games where some are left out.
+    """Return all aggregates of a group.
+
+    With the IQM of all games, uninformative ones too, where some are left out.
 
     Args:
       evaluation: all cells.
@@ -64,7 +76,7 @@ def aggregate_table(
     )
     columns = ["rule", "IQM", "median", "mean", "optimality gap"]
     columns += ["P(improvement)"] if improvements else []
-    columns += [f"IQM, uninformative games too ({len(every)})"] if has_more else []
+    columns += [f"IQM of all {len(every)} games"] if has_more else []
     rows = []
     for a in found:
         row: list[Cell] = [a.rule, a.iqm, a.median, a.mean, a.optimality_gap]
@@ -83,16 +95,16 @@ def score_table(evaluation: Evaluation) -> DataTable:
         "status",
         "return",
         "score",
-        "score is of",
+        "score of 1 is",
         "P(better than baseline)",
-        "random",
-        "reference",
+        "return of random",
+        "return of score 1",
         "evidence",
         "seeds",
-        "frames",
-        "episodes",
+        "frames per seed",
+        "scored episodes",
         "learning rate",
-        "tuned",
+        "rate tuned",
     )
     rows = []
     for task in evaluation.tasks:
@@ -114,7 +126,7 @@ def score_table(evaluation: Evaluation) -> DataTable:
                     interval_of(evaluation.scores(rule.name, task))
                     if has_score
                     else None,
-                    scale.kind,
+                    SCORE_WORDS[scale.kind],
                     _improvement(evaluation, rule.name, task),
                     scale.random,
                     scale.reference,
@@ -156,13 +168,62 @@ def thin_table(evaluation: Evaluation) -> DataTable:
     return DataTable("few-episodes", columns, tuple(rows), colors(evaluation))
 
 
+def games_not_run(evaluation: Evaluation) -> dict[str, list[str]]:
+    """Return the games of each suite that was evaluated, of which there is no cell."""
+    cells = list(evaluation.records())
+    played = {cell.result.game for cell in cells}
+    names = dict.fromkeys(str(cell.about.get("suite") or "") for cell in cells)
+    found = {
+        name: [game for game in SUITES[name].games if game not in played]
+        for name in names
+        if name in SUITES
+    }
+    return {name: games for name, games in found.items() if games}
+
+
+def tuning_table(evaluation: Evaluation) -> DataTable:
+    """Return the learning rates that were tried, by rule; empty where none were."""
+    rows: dict[tuple[Cell, ...], None] = {}
+    for record in evaluation.records():
+        tuned = record.settings.get("tuning")
+        if not isinstance(tuned, Mapping):
+            continue
+        by = "rank among the rates" if tuned.get("score") == "rank" else "score"
+        rates = tuned.get("learning_rates", ())
+        scores = record.about.get("tuning_scores") or [None] * len(rates)
+        for rate, score in zip(rates, scores, strict=False):
+            row = (
+                rule_name(record),
+                rate,
+                score,
+                by,
+                ", ".join(map(str, tuned.get("games", ()))),
+                len(tuned.get("seeds", ())),
+                tuned.get("env_steps"),
+                rate == tuned.get("chosen"),
+            )
+            rows[row] = None
+    columns = (
+        "rule",
+        "learning rate",
+        "mean on the validation games",
+        "mean of",
+        "validation games",
+        "seeds",
+        "env steps",
+        "chosen",
+    )
+    return DataTable("tuning", columns, tuple(rows), colors(evaluation))
+
+
 def raw_table(evaluation: Evaluation) -> DataTable:
     """Return the games that have no score, and why."""
-    rows = [
-        (task.name, evaluation.scales[task].why_raw)
-        for task in evaluation.tasks
-        if evaluation.scales[task].kind == "raw"
-    ]
+    rows = []
+    for task in evaluation.tasks:
+        if not any(evaluation.returns(rule.name, task) for rule in evaluation.rules):
+            rows.append((task.name, "no agent finished an episode"))
+        elif evaluation.scales[task].kind == "raw":
+            rows.append((task.name, evaluation.scales[task].why_raw))
     return DataTable("no-score", ("game", "why there is no score"), tuple(rows))
 
 
@@ -210,7 +271,7 @@ def origin_table(evaluation: Evaluation) -> DataTable:
                 len(cells),
                 hours(cells),
                 sum(cell.result.frames for cell in cells),
-                _distinct(cell.about.get("device") for cell in cells),
+                _distinct(_hardware(cell) for cell in cells),
                 _distinct(str(c.about.get("commit") or "–")[:12] for c in cells),
             )
         )
@@ -221,7 +282,7 @@ def origin_table(evaluation: Evaluation) -> DataTable:
         "cells",
         "machine hours",
         "frames",
-        "device",
+        "hardware",
         "commit",
     )
     return DataTable("origin", columns, tuple(rows), colors(evaluation))
@@ -253,6 +314,14 @@ def _improvement(evaluation: Evaluation, rule: str, task: Task) -> Estimate | No
     if not ours or not theirs:
         return None
     return improvement_interval(Runs.of([ours]), Runs.of([theirs]))
+
+
+def _hardware(cell: CellRecord) -> str:
+    """Return what a cell was computed on, as far as it says."""
+    machine = cell.about.get("machine")
+    told = machine.values() if isinstance(machine, Mapping) else [machine]
+    parts = [cell.about.get("device"), *told]
+    return ", ".join(str(part) for part in parts if part) or "–"
 
 
 def _distinct(values: Iterable[object]) -> str:

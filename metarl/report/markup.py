@@ -97,10 +97,15 @@ def table(
 
 
 def scrolling(content: Markup, label: str = "table") -> Markup:
-    """Return ``content`` in a box that the keyboard can scroll too."""
-    return tag(
+    """Return ``content`` in a box that the keyboard can scroll too.
+
+    The hint above it is shown where there is more than fits (`page.js`).
+    """
+    hint = tag("p", "Wider than the screen: scroll it sideways →", class_="hint")
+    box = tag(
         "div", content, class_="wide", role="region", tabindex=0, aria_label=label
     )
+    return tag("div", hint, box, class_="table")
 
 
 def details(summary: Child, *children: Child, is_long: bool = False) -> Markup:
@@ -145,13 +150,14 @@ def alike(values: Sequence[float], digits: int = 3) -> list[str]:
       digits: significant ones of the greatest, and the most decimals.
     """
     top = max((abs(value) for value in values), default=0.0)
-    if all(value == int(value) for value in values):
+    if top == 0 or top >= 1e15:
         return [number(value) for value in values]
     decimals = digits - 1 - math.floor(math.log10(top))
     if top >= 10.0**-digits:
         decimals = min(decimals, digits)
+    decimals = max(0, decimals)
     rounded = [round(value, decimals) + 0.0 for value in values]  # no minus zero
-    return [f"{x:,.{max(0, decimals)}f}".replace("-", "−") for x in rounded]
+    return [f"{x:,.{decimals}f}".replace("-", "−") for x in rounded]
 
 
 def count_of(count: int, word: str) -> str:

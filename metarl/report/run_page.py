@@ -70,7 +70,7 @@ def _validation(
     run: TrainingRun, found: Validations, figures: list[Figure], table: DataTable
 ) -> Markup:
     """Return how fresh agents learned by the rule, meta-step by meta-step."""
-    has_whole = found.best is not None
+    has_whole, is_one = found.best is not None, len(found.games) == 1
     said = validation_figures.sentences(found)
     section = run.config.get("validation")
     if isinstance(section, Mapping) and section.get("allow_seen"):
@@ -80,10 +80,11 @@ def _validation(
         )
     return join(
         [
-            tag("h3", "Validation: fresh agents by the frozen rule"),
+            tag("h3", "Validation: fresh agents that learn by the rule"),
             *(tag("p", sentence) for sentence in said),
-            show_figures(figures[:1]) if has_whole else None,
-            show_figures(figures[has_whole:], class_="cards", has_caption=False),
+            # One game stands beside the whole.
+            show_figures(figures[: has_whole + is_one]),
+            show_figures(figures[has_whole + is_one :], class_="cards"),
             render(table, label="validations"),
         ]
     )
@@ -125,7 +126,7 @@ def summary(run: TrainingRun) -> list[tuple[str, str]]:
     facts = [
         ("meta-steps", f"{number(done)} of {number(planned)}" if planned else "–"),
         ("environment steps", number(newest.get("global_step"))),
-        ("rows", number(len(run.rows))),
+        ("rows of metrics", number(len(run.rows))),
     ]
     seconds = sum(run_figures.stage_times(run).values())
     if seconds:
@@ -153,9 +154,9 @@ def _newest(run: TrainingRun) -> Mapping[str, float | None]:
 def _facts(run: TrainingRun) -> Markup:
     written = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(run.written_at))
     going_on = (
-        f"Not at its end: the newest row was written at {written}."
+        f"Not finished: its newest metrics are of {written}."
         if is_going_on(run)
-        else f"The newest row was written at {written}."
+        else f"Finished; its newest metrics are of {written}."
     )
     items = join(
         tag("div", tag("dt", name), tag("dd", value)) for name, value in summary(run)

@@ -68,19 +68,20 @@ def validation_table(found: Validations, prefix: str = "") -> DataTable:
 def sentences(found: Validations) -> list[str]:
     """Return what the validations came to, in words."""
     steps = found.settings.get("env_steps")
-    budget = "" if steps is None else f", {number(steps)} env steps each"
-    seeds = f" with {count_of(found.num_seeds, 'seed')} each" if found.num_seeds else ""
+    budget = "" if steps is None else f", {number(steps)} environment steps per agent"
+    seeds = f", {count_of(found.num_seeds, 'seed')} each" if found.num_seeds else ""
     said = [
-        f"Fresh agents learned {count_of(len(found.games), 'game')} by the rule as it "
-        f"was then{seeds}{budget}: {', '.join(found.games)}."
+        "At each validation, fresh agents learned from scratch by the rule of that "
+        f"meta-step: {count_of(len(found.games), 'game')} ({', '.join(found.games)})"
+        f"{seeds}{budget}."
     ]
     best = found.best
     if best is not None and best.iqm is not None:
         said.append(
             f"Best of {count_of(len(found.points), 'validation')}: meta-step "
             f"{number(best.meta_step)}, with an IQM of {describe(best.iqm)} "
-            f"({_unit(found)}). As the best of several it looks better than the rule "
-            "is: judge the rule by held-out games."
+            f"({_unit(found)}). It was chosen by this score, which therefore flatters "
+            "it: judge it on held-out games."
         )
     said += _about_kept(found)
     if missing := [p.meta_step for p in found.points if p.iqm is None]:
@@ -122,7 +123,7 @@ def _iqm(found: Validations, prefix: str) -> Figure:
         f"{prefix}validation",
         f"Validation: IQM of fresh agents ({size})",
         f"Interquartile mean of the {found.unit} of fresh agents that learn by the "
-        f"frozen rule; {size}; "
+        "frozen rule; "
         + ("band: 95 % stratified bootstrap interval" if bands else "no intervals")
         + f"; star: the best, at meta-step {number(best.meta_step)}.",
         "; ".join(f"meta-step {number(at)}: {describe(e)}" for at, e in known),
@@ -151,6 +152,7 @@ def _iqm(found: Validations, prefix: str) -> Figure:
             markeredgewidth=0.6,
         )
         finish(axes, _STEP, f"IQM, {found.unit}")
+        axes.set_xlim(left=0)
         rows = [(at, e.value, e.low, e.high, at == best.meta_step) for at, e in known]
         drawn.numbers((_STEP, "iqm", "low", "high", "is_best"), rows)
     assert drawn.figure is not None
@@ -189,6 +191,7 @@ def _game(found: Validations, game: str, prefix: str) -> Figure:
             alpha=0.7,
         )
         finish(axes, _STEP, found.game_unit)
+        axes.set_xlim(left=0)
         drawn.numbers(("game", _STEP, "value", "mean", "low", "high"), rows)
     assert drawn.figure is not None
     return drawn.figure

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 from pathlib import Path
 
 from metarl.evaluation.results import Video
-from metarl.report.markup import Markup, join, number, tag
+from metarl.report.markup import Child, Markup, join, number, tag
 from metarl.report.scores import Evaluation, Rule, Task
+from metarl.report.tables import swatch
 
 MAX_BYTES = 48 * 2**20
 """Of all videos together; a page of more is no longer handy. Others are named."""
@@ -33,9 +35,10 @@ class Clip:
     def caption(self) -> str:
         """What it shows."""
         video = self.video
+        steps = f" after {number(video.env_steps)} steps" if video.env_steps else ""
         return (
-            f"{video.stage}: return {number(video.episode_return)} after "
-            f"{number(video.env_steps)} steps (seed {self.seed})"
+            f"{video.stage}: return {number(video.episode_return)}{steps} "
+            f"(seed {self.seed})"
         )
 
 
@@ -65,36 +68,62 @@ def find_clips(evaluation: Evaluation) -> tuple[list[Clip], list[str]]:
 
 
 def show_clips(clips: list[Clip], colors: dict[str, str]) -> tuple[Markup, list[str]]:
-    """Return the videos by game and rule, and which were too large to be put in."""
-    left_out, used = [], 0
-    by_row: dict[tuple[Task, Rule], list[Markup]] = {}
-    for clip in clips:
+    """Return the videos game by game, and which were too large to be put in.
+
+    A random agent that several rules began with is shown once. Where not all fit,
+    every game has its first rule's before any has another's.
+    """
+    by_game: dict[Task, list[Clip]] = {}
+    for clip in _distinct(clips):
+        by_game.setdefault(clip.task, []).append(clip)
+    ranks = {id(c): i for shown in by_game.values() for i, c in enumerate(shown)}
+    left_out, used, kept = [], 0, set()
+    for clip in sorted(clips, key=lambda c: ranks.get(id(c), -1)):
+        if id(clip) not in ranks:
+            continue
         size = clip.path.stat().st_size
         if used + size > MAX_BYTES:
             left_out.append(f"{clip.video.file}: the page has enough videos already")
             continue
         used += size
-        by_row.setdefault((clip.task, clip.rule), []).append(_player(clip))
+        kept.add(id(clip))
     rows = [
         tag(
             "div",
-            tag(
-                "h3",
-                tag("span", class_="swatch", style=f"background:{colors[rule.name]}"),
-                f"{task.name} · {rule.name}",
-            ),
-            tag("div", join(players), class_="videos"),
+            tag("h3", task.name),
+            tag("div", join(_player(clip, colors) for clip in shown), class_="videos"),
             class_="keep",
         )
-        for (task, rule), players in by_row.items()
+        for task, of_game in by_game.items()
+        if (shown := [clip for clip in of_game if id(clip) in kept])
     ]
     return join(rows), left_out
 
 
-def _player(clip: Clip) -> Markup:
+def _distinct(clips: list[Clip]) -> list[Clip]:
+    """Return the clips without what a game has from an earlier rule, byte by byte."""
+    seen: set[tuple[Task, str]] = set()
+    found = []
+    for clip in clips:
+        key = clip.task, hashlib.sha256(clip.path.read_bytes()).hexdigest()
+        if clip.video.stage != "random" or key not in seen:
+            found.append(clip)
+        seen.add(key)
+    return found
+
+
+def _player(clip: Clip, colors: dict[str, str]) -> Markup:
     data = base64.b64encode(clip.path.read_bytes()).decode()
+    # A random agent has learned by no rule yet.
+    is_random = clip.video.stage == "random"
+    name: tuple[Child, ...] = (
+        ("random agent",)
+        if is_random
+        else (swatch(colors[clip.rule.name]), clip.rule.name)
+    )
     return tag(
         "figure",
+        tag("p", *name, class_="who"),
         tag(
             "video",
             src=f"data:{_TYPES[clip.path.suffix]};base64,{data}",

@@ -12,8 +12,11 @@ import pytest
 from report_cells import ABOUT, make_cell, store, store_all
 
 from metarl.evaluation.results import Video
-from metarl.report import figures, write_report
-from metarl.report.markup import details, join, number, slug, table, tag
+from metarl.report import evaluation_tables, figures, write_report
+from metarl.report.inputs import read_inputs
+from metarl.report.markup import alike, details, join, number, slug, table, tag
+from metarl.report.scores import gather
+from metarl.report.videos import find_clips, show_clips
 
 SQUARE = Path(__file__).parents[1] / "data" / "square.mp4"
 SCRIPT = "<script>alert(1)</script>"
@@ -82,6 +85,15 @@ def test_hostile_names_are_text_on_the_page_and_no_formula_in_csv(tmp_path):
             assert f"'{FORMULA}" in cells
 
 
+def test_numbers_that_are_read_together_have_as_many_decimals():
+    assert alike([1.006, 0.9958, 1.0301]) == ["1.01", "1.00", "1.03"]
+    assert alike([0.0, -0.0033, 0.0051]) == ["0.000", "−0.003", "0.005"]
+    assert alike([-0.0001, 0.2]) == ["0.000", "0.200"]
+    assert alike([1234.5, 999.4]) == ["1,234", "999"]
+    assert alike([0.0, 0.0]) == ["0", "0"]
+    assert alike([0.00012, 0.0]) == ["0.000120", "0.000000"]
+
+
 def test_a_name_of_mathematics_is_drawn_as_it_is(tmp_path):
     store_all(tmp_path, {("$\\frac{x$", "Pong-v5"): [1.0, 2.0]})
     report(tmp_path)
@@ -134,7 +146,7 @@ def test_the_sections_in_their_order(tmp_path):
     }
     assert "Every rule was run on every game with every seed." in text
     # 8 cells of 36 s.
-    assert "machine hours</dt><dd>0.080</dd>" in text
+    assert "machine time</dt><dd>4m48s</dd>" in text
     for value in ("0123456789ab", "0.10.2", "cpu"):
         assert value in text
 
@@ -147,7 +159,7 @@ def test_cautions_name_what_is_amiss(tmp_path):
     text, _ = report(tmp_path)
     cautions = text[text.index("Before you read") : text.index("</aside>")]
     for sentence in (
-        "2 of 2 pairs of rule and game have one seed",
+        "2 of 2 pairs of rule and game have a single seed",
         "Cells come from 2 commits.",
         "Not run, of the grid of rules, games and seeds: 2 cells.",
         "Scored on fewer than 100 episodes: 2 cells.",
@@ -173,7 +185,10 @@ def test_rules_that_played_other_games_by_one_name_are_told(tmp_path):
 def test_where_no_episode_finished_there_is_a_page_all_the_same(tmp_path):
     store(tmp_path, make_cell("random", "Pong-v5", 1), None)
     text, elements = report(tmp_path)
-    assert "<title>random</title>" in text
+    assert "<title>random on 1 game</title>" in text
+    assert '<th scope="row" data-value="Pong-v5">Pong-v5</th>' in text
+    assert "no agent finished an episode" in text
+    assert "Every game has normalised scores." not in text
     assert "Left out: Pong-v5 (no return of any rule)." in text
     assert len(elements.named("img")) == 1
 
@@ -216,7 +231,7 @@ def test_a_rule_with_few_of_the_games_takes_none_from_the_others(tmp_path):
     )
     text, _ = report(tmp_path)
     assert "Aggregated over 3 games: Boxing-v5, Breakout-v5, Pong-v5." in text
-    assert "Not compared here: mine, which lacks some of these games." in text
+    assert "Not compared here: mine, which lacks scores on some of them." in text
 
 
 def test_figures_of_an_earlier_report_go_and_other_files_stay(tmp_path):
@@ -267,6 +282,37 @@ def test_videos_are_read_from_their_results_alone(tmp_path, file, problem):
     else:
         assert shown == []
         assert f"{file}: {problem}" in text
+
+
+def test_a_random_agent_is_shown_once_and_every_game_has_its_part(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "videos").mkdir()
+    for game in ("Boxing-v5", "Pong-v5"):
+        for rule in ("actor_critic", "mine"):
+            videos = []
+            for stage in ("random", "final"):
+                file = f"videos/{game}__{rule}__{stage}.mp4"
+                who = "" if stage == "random" else rule
+                (tmp_path / file).write_bytes(f"{game}{stage}{who}".encode().ljust(64))
+                steps = 0 if stage == "random" else 1000
+                videos.append(Video(stage, file, 1.0, steps))
+            store(tmp_path, make_cell(rule, game, 1), 1.0, videos=videos)
+    evaluation = gather(read_inputs([tmp_path]).records, None)
+    clips, _ = find_clips(evaluation)
+    colors = evaluation_tables.colors(evaluation)
+    shown, left_out = show_clips(clips, colors)
+    assert len(clips) == 8
+    assert shown.count("<video") == 6
+    assert shown.count(">random agent<") == 2
+    assert left_out == []
+    monkeypatch.setattr("metarl.report.videos.MAX_BYTES", 4 * 64)
+    shown, left_out = show_clips(clips, colors)
+    assert shown.count("<video") == 4
+    assert [text.partition("__")[0] for text in left_out] == [
+        "videos/Boxing-v5",
+        "videos/Pong-v5",
+    ]
 
 
 # --- Small parts ------------------------------------------------------------------

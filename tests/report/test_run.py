@@ -56,7 +56,7 @@ def test_one_row_is_enough(tmp_path):
     write_run(tmp_path, [row(1)])
     page, contents = write_report([tmp_path])
     assert "1 of 100" in page.read_text()
-    assert "Not at its end" in page.read_text()
+    assert "Not finished" in page.read_text()
     assert len(contents.figures) == 5
 
 

@@ -175,7 +175,9 @@ _PROCGEN = re.compile(
     r"(Bigfish|Bossfight|Caveflyer|Chaser|Climber|Coinrun|Dodgeball|Fruitbot|Heist"
     r"|Jumper|Leaper|Maze|Miner|Ninja|Plunder|Starpilot)(Easy|Hard|Exploration)-v\d+"
 )
-
+# As its authors register it (Cobbe et al. 2020): the difficulty is an argument there,
+# and part of the name in some forks.
+_PROCGEN_GYM = re.compile(r"procgen-([a-z]+)(-(easy|hard|extreme|memory|exploration))?")
 
 _VERSION = re.compile(r"-v\d+$")
 # By which Gymnasium's variants of Atari games are told apart.
@@ -186,7 +188,8 @@ def game_identity(game: str) -> str:
     """Return what makes ``game`` that game, whatever its options, version and library.
 
     `Pong-v5`, `gym:ALE/Pong-v5` and `gym:PongNoFrameskip-v4` are one game, as are
-    `CartPole-v1`, `phys2d/CartPole-v1` and `gym:CartPole-v0`.
+    `CartPole-v1`, `phys2d/CartPole-v1` and `gym:CartPole-v0`, and `CoinrunHard-v0` and
+    `gym:procgen:procgen-coinrun-v0`.
     """
     if match := _PROCGEN.fullmatch(game):
         return f"procgen {match[1]}"
@@ -194,6 +197,8 @@ def game_identity(game: str) -> str:
     if game.startswith("gym:"):
         # A module that registers it may stand before its name.
         name = _VARIANT.sub("", name.rpartition(":")[2])
+        if match := _PROCGEN_GYM.fullmatch(name.rpartition("/")[2].lower()):
+            return f"procgen {match[1].capitalize()}"
     return name.rpartition("/")[2]
 
 

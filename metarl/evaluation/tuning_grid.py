@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from metarl.config import EvaluationConfig, RandomConfig, TuningConfig
+from metarl.config.base import single_precision
 from metarl.envs import suites
 from metarl.envs.suites import Family
 from metarl.envs.tasks import Task, resolve_environment
@@ -208,6 +209,10 @@ def rated_cell(cell: Cell, tuned: Tuned) -> Cell:
 
 
 def _with_rate(cell: Cell, rate: float) -> Cell:
+    try:
+        single_precision(rate)
+    except ValueError as error:
+        raise UserError(f"tuning: a learning rate of {rate:g} {error}") from None
     settings = cell.settings
     optimizer = settings.agent.optimizer.model_copy(update={"learning_rate": rate})
     agent = settings.agent.model_copy(update={"optimizer": optimizer})

@@ -122,6 +122,10 @@ def test_games_of_the_same_family_come_first():
             [CATCH, "tuning.games=[CartPole-v1]"],
             r"tuning\.games: \['CartPole-v1'\] is for a grid, .*learning_rates or",
         ),
+        (
+            [CATCH, "tuning.factors=[1e38]", "agent.optimizer.learning_rate=9", *TRIED],
+            r"tuning: a learning rate of 9e\+38 must be a number that 32 bits hold",
+        ),
         ([CATCH, "tuning.seeds=[1, 2]"], r"tuning\.seeds: \[1, 2\] is for a grid"),
         ([CATCH, "tuning.env_steps=9"], r"tuning\.env_steps: 9 is for a grid"),
         (

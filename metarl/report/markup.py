@@ -101,7 +101,7 @@ def scrolling(content: Markup, label: str = "table") -> Markup:
 
     The hint above it is shown where there is more than fits (`page.js`).
     """
-    hint = tag("p", "Wider than the screen: scroll it sideways →", class_="hint")
+    hint = tag("p", "More columns: scroll sideways →", class_="hint")
     box = tag(
         "div", content, class_="wide", role="region", tabindex=0, aria_label=label
     )
@@ -150,9 +150,7 @@ def alike(values: Sequence[float], digits: int = 3) -> list[str]:
       digits: significant ones of the greatest, and the most decimals.
     """
     top = max((abs(value) for value in values), default=0.0)
-    if top == 0 or top >= 1e15:
-        return [number(value) for value in values]
-    decimals = digits - 1 - math.floor(math.log10(top))
+    decimals = digits - 1 - (math.floor(math.log10(top)) if top else 0)
     if top >= 10.0**-digits:
         decimals = min(decimals, digits)
     decimals = max(0, decimals)

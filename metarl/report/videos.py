@@ -12,6 +12,7 @@ from pathlib import Path
 
 from metarl.evaluation.results import Video
 from metarl.report.markup import Child, Markup, join, number, tag
+from metarl.report.posters import poster
 from metarl.report.scores import Evaluation, Rule, Task
 from metarl.report.tables import swatch
 
@@ -132,6 +133,7 @@ def _player(clip: Clip, colors: dict[str, str]) -> Markup:
             loop=True,
             playsinline=True,
             preload="metadata",
+            poster=poster(clip.path),
             aria_label=f"{clip.task.name}, {clip.rule.name}, {clip.caption}",
         ),
         tag("figcaption", clip.caption),

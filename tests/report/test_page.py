@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import html.parser
+import io
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from report_cells import ABOUT, make_cell, store, store_all
 
+from metarl.evaluation.mp4 import Mp4Writer
 from metarl.evaluation.results import Video
 from metarl.report import evaluation_tables, figures, write_report
 from metarl.report.inputs import read_inputs
 from metarl.report.markup import alike, details, join, number, slug, table, tag
+from metarl.report.posters import poster
 from metarl.report.scores import gather
 from metarl.report.videos import find_clips, show_clips
 
@@ -90,7 +95,7 @@ def test_numbers_that_are_read_together_have_as_many_decimals():
     assert alike([0.0, -0.0033, 0.0051]) == ["0.000", "−0.003", "0.005"]
     assert alike([-0.0001, 0.2]) == ["0.000", "0.200"]
     assert alike([1234.5, 999.4]) == ["1,234", "999"]
-    assert alike([0.0, 0.0]) == ["0", "0"]
+    assert alike([0.0, 0.0]) == ["0.00", "0.00"]
     assert alike([0.00012, 0.0]) == ["0.000120", "0.000000"]
 
 
@@ -282,6 +287,23 @@ def test_videos_are_read_from_their_results_alone(tmp_path, file, problem):
     else:
         assert shown == []
         assert f"{file}: {problem}" in text
+
+
+def test_a_video_has_a_picture_of_its_middle(tmp_path):
+    av = pytest.importorskip("av")
+    path = tmp_path / "a.mp4"
+    with Mp4Writer(path, fps=30) as writer:
+        for i in range(20):
+            writer.add(np.full((64, 64, 3), 255 if i >= 9 else 0, np.uint8))
+    shown = poster(path)
+    kind, _, data = shown.partition(",")
+    assert kind == "data:image/jpeg;base64"
+    with av.open(io.BytesIO(base64.b64decode(data))) as picture:
+        pixels = next(picture.decode(video=0)).to_ndarray(format="rgb24")
+    assert pixels.shape == (64, 64, 3)
+    assert pixels.mean() > 200
+    path.write_bytes(b"no video")
+    assert poster(path) is None
 
 
 def test_a_random_agent_is_shown_once_and_every_game_has_its_part(

@@ -272,8 +272,19 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)  # None becomes an empty field
+    for row in rows:  # None becomes an empty field
+        writer.writerow({name: _disarmed(value) for name, value in row.items()})
     return text.getvalue()
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of one, as OWASP lists them."""
+
+
+def _disarmed(value: object) -> object:
+    """Return text that no spreadsheet runs; names come from folders and files."""
+    is_text = isinstance(value, str) and value.startswith(_FORMULA)
+    return f"'{value}" if is_text else value
 
 
 def cell_path(results_dir: Path, cell: Cell) -> Path:

@@ -70,6 +70,23 @@ def test_tables_have_the_columns_that_were_agreed(tmp_path):
     assert len(curves) == 5
 
 
+@pytest.mark.parametrize("name", ["=1+1", "+a", "-a", "@a", "\ta", "a=1"])
+def test_no_name_is_a_formula_and_numbers_stay_numbers(tmp_path, name):
+    one = cell()
+    store(tmp_path, one, -0.5)
+    (path,) = (tmp_path / "cells").iterdir()
+    tree = json.loads(path.read_text())
+    tree["result"]["rule"] = name
+    path.write_text(json.dumps(tree))
+    (row,) = results.merge_cells(tmp_path)
+    assert row.rule == name
+    disarmed = name if name == "a=1" else f"'{name}"
+    (written,) = rows_of(tmp_path / "results.csv")
+    assert (written["rule"], written["mean_return"]) == (disarmed, "-0.5")
+    assert rows_of(tmp_path / "curves.csv")[0]["rule"] == disarmed
+    assert json.loads((tmp_path / "results.json").read_text())[0]["rule"] == name
+
+
 def test_frames_and_protocol_of_atari(tmp_path):
     store(tmp_path, cell("Pong", 1, "environment.atari.protocol=machado"))
     (record,) = results.read_cells(tmp_path)

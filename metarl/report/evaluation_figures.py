@@ -25,7 +25,7 @@ from metarl.report.figures import (
     marker,
     short,
 )
-from metarl.report.markup import count_of, number
+from metarl.report.markup import alike, count_of, number
 from metarl.report.scores import Evaluation, Rule
 from metarl.report.tables import describe
 from metarl.statistics import Estimate, Profile
@@ -257,9 +257,10 @@ def _end_labels(axes: Axes, estimates: Sequence[Estimate]) -> None:
     ends = [max(0.0, e.value, e.value if e.high is None else e.high) for e in estimates]
     low, high = axes.get_xlim()
     axes.set_xlim(low, high + 0.16 * (high - low))
-    for y, (estimate, end) in enumerate(zip(estimates, ends, strict=True)):
+    labels = alike([e.value for e in estimates])
+    for y, (label, end) in enumerate(zip(labels, ends, strict=True)):
         axes.annotate(
-            number(estimate.value),
+            label,
             (end, y),
             xytext=(5, 0),
             textcoords="offset points",

@@ -134,8 +134,8 @@ def score_table(evaluation: Evaluation) -> DataTable:
                     len(cells),
                     max(cell.result.frames for cell in cells),
                     sum(cell.result.scored_episodes for cell in cells),
-                    result.learning_rate,
-                    result.tuned,
+                    None if rule.is_random else result.learning_rate,
+                    None if rule.is_random else result.tuned,
                 )
             )
     return DataTable("scores", columns, tuple(rows), colors(evaluation))

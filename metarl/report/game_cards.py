@@ -84,6 +84,8 @@ def game_card(evaluation: Evaluation, task: Task, note: str) -> Figure:
                 markersize=4.5,
                 alpha=0.85,
             )
+        below.use_sticky_edges = False  # dots at the foot of a bar stay whole
+        below.margins(x=0.05)
         name_rows(below, list(finals), length=18)
         _references(evaluation, task, above, below)
         below.set_xlabel("raw final return")

@@ -97,7 +97,7 @@ def test_a_run_brings_its_validations_by_itself(run):
     text = page.read_text()
     assert "Best of 3 validations: meta-step 20, with an IQM of 0.671 [" in text
     assert "rule_best is the rule of meta-step 20." in text
-    assert "1 game by the rule as it was then with 3 seeds each" in text
+    assert "1 game (Pong-v5), 3 seeds each, 1,000 environment steps per agent" in text
     assert "IQM of fresh agents (1 game, 3 seeds each)" in text
 
 

@@ -308,8 +308,8 @@ def require_an_update(cell: Cell) -> None:
     batch = min(replay.ratio * num_envs, replay.capacity)
     if cell.env_steps < batch * settings.rollout_length:
         raise UserError(
-            f"env_steps: {cell.env_steps} is less than the first update of "
-            f"{cell.rule.name} waits for ({batch * settings.rollout_length}: "
+            f"env_steps: {cell.env_steps} is less than what the first update "
+            f"of {cell.rule.name} waits for ({batch * settings.rollout_length}: "
             f"{batch} trajectories of rollout_length={settings.rollout_length})"
         )
 

@@ -22,7 +22,7 @@ from metarl.evaluation.cells import Cell
 from metarl.evaluation.runner import BatchRun, CellRun, ToldToStop, never
 from metarl.evaluation.shared_folder import claimed
 from metarl.evaluation.videos import Camera, film_left
-from metarl.provenance import git_commit, package_versions
+from metarl.provenance import git_commit, machine, package_versions
 from metarl.tracking import RunLabels, Tracker, logged_name
 
 
@@ -111,6 +111,7 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
                 "commit": git_commit(),
                 "versions": package_versions(),
                 "device": jax.devices()[0].device_kind,
+                "machine": machine(),
                 "cells_beside": len(batch) - 1,
                 "wall_s": seconds,
                 "suite": cell_run.cell.settings.environment.suite,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -271,3 +272,4 @@ def test_the_resolved_settings_are_kept_with_each_cell(tmp_path):
     assert stored["settings"]["environment"]["options"] == {"height": 5, "width": 5}
     assert stored["settings"]["update_rule"]["num_bins"] == 5
     assert stored["about"]["versions"]["jax"] == jax.__version__
+    assert stored["about"]["machine"]["cores"] == f"{os.cpu_count()} cores"

@@ -378,7 +378,7 @@ def test_a_validation_has_no_wandb_runs_of_its_own(
         (["validation.overrides=[nonsense=7]"], "validation: nonsense=7: unknown key"),
         (
             ["validation.suite=cartpole"],
-            "validation.env_steps: 400 is less than the first update",
+            "validation.env_steps: 400 is less than what the first update",
         ),
     ],
 )

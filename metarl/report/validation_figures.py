@@ -84,10 +84,13 @@ def sentences(found: Validations) -> list[str]:
             "it: judge it on held-out games."
         )
     said += _about_kept(found)
-    if missing := [p.meta_step for p in found.points if p.iqm is None]:
-        said.append(
-            f"No IQM at meta-step {_list(missing)}: an agent finished no episode."
-        )
+    missing: dict[str, list[int]] = {}
+    for point in found.points:
+        if point.iqm is None:
+            missing.setdefault(point.failure, []).append(point.meta_step)
+    for failure, steps_of in missing.items():
+        why = f": {failure}" if failure else ""
+        said.append(f"No IQM at meta-step {_list(steps_of)}{why}.")
     if found.others:
         said.append(
             f"{count_of(found.others, 'earlier validation')} with other settings "

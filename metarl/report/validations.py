@@ -40,14 +40,16 @@ class Validation:
 
     Attributes:
       meta_step: of the rule.
-      iqm: over games and seeds; None where an agent finished no episode.
+      iqm: over games and seeds; None where there is none.
       games: of each game a number for every agent that finished an episode, in the
         order of seeds; from metrics alone, their mean.
+      failure: why there is no interquartile mean, as far as it is known.
     """
 
     meta_step: int
     iqm: Estimate | None
     games: Mapping[str, tuple[float, ...]]
+    failure: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +141,7 @@ def _read(folder: Path) -> tuple[Validation, Mapping[str, Any], Scale]:
         tree = json.loads(path.read_text("utf-8"))
         games, metrics = tuple(map(str, tree["games"])), dict(tree["metrics"])
         meta_step, settings = int(tree["meta_step"]), dict(tree["settings"])
+        failure = " ".join(str(tree.get("failure", "")).split())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"report: {path} is not a validation's score") from error
     scale = _scale(games)
@@ -148,7 +151,7 @@ def _read(folder: Path) -> tuple[Validation, Mapping[str, Any], Scale]:
         found = tuple(_number(cell, scale) for cell in cells if _is_of(cell, game))
         if found:
             numbers[game] = found
-    return Validation(meta_step, _iqm(metrics), numbers), settings, scale
+    return Validation(meta_step, _iqm(metrics), numbers, failure), settings, scale
 
 
 def _from_metrics(

@@ -26,7 +26,7 @@ from metarl.report.validation_figures import (
 )
 from metarl.rule_files import Manifest
 from metarl.statistics import Estimate, Runs, interval, iqm, mean
-from metarl.validation import score_rows
+from metarl.validation import score_rows, why_unscored
 
 PONG = -20.7, 14.6  # random and human
 SETTINGS = {"suite": None, "games": ["Pong-v5"], "seeds": [1, 2, 3], "env_steps": 1000}
@@ -53,6 +53,7 @@ def validate(
         "settings": {**SETTINGS, "games": list(returns), **settings},
         "metrics": metrics,
         "iqm": score,
+        "failure": "" if score is not None else why_unscored(rows),
     }
     (place / "score.json").write_text(json.dumps(tree))
 
@@ -135,7 +136,8 @@ def test_agents_without_an_episode_leave_a_gap(run):
     found = read_run(run).validations
     assert found is not None
     said = " ".join(sentences(found))
-    assert "No IQM at meta-step 40: an agent finished no episode." in said
+    assert "No IQM at meta-step 40: " in said
+    assert "finished no episode (validation.env_steps is too small)." in said
     assert "Not finished: the validation at 50." in said
     whole, game = validation_figures(found)
     assert [values[0] for values in whole.rows] == [10, 20, 30]

@@ -152,14 +152,25 @@ def finding(found: Sequence[Aggregate]) -> str:
     best, *others = found
     text = f"Highest IQM: {best.rule}, {describe(best.iqm)}"
     if best.iqm.low is None:
-        return f"{text}. One seed per game has no interval, and shows no difference."
+        return (
+            f"{text}. It has no interval, since it has a single seed on some game, and "
+            "shows no difference."
+        )
     text += " (95 % interval in brackets)"
     if not others:
         return f"{text}."
-    near = [o.rule for o in others if not lies_above(best.iqm, o.iqm)]
-    if not near:
-        return f"{text}; its interval lies above those of all other rules."
-    return f"{text}; its interval overlaps {_possessive(near)}."
+    known = [o for o in others if o.iqm.low is not None]
+    near = [o.rule for o in known if not lies_above(best.iqm, o.iqm)]
+    without = [o.rule for o in others if o.iqm.low is None]
+    if near:
+        text += f"; its interval overlaps {_possessive(near)}"
+    elif known:
+        whose = "the others that have one" if without else "all other rules"
+        text += f"; its interval lies above those of {whose}"
+    if without:
+        has = "has" if len(without) == 1 else "have"
+        text += f"; {', '.join(without)} {has} none (a single seed on some game)"
+    return f"{text}."
 
 
 def _possessive(names: Sequence[str]) -> str:
@@ -218,7 +229,7 @@ def _games(page: _Page) -> Markup:
     notes = []
     for word, why in (
         ("uninformative", "no compared rule's interval lies above random's"),
-        ("undecided", "no random score is known, or a rule has a single seed"),
+        ("undecided", "no random score is known, or no rule has more than a seed"),
     ):
         names = [task.name for task, found in kinds.items() if found == word]
         if names:

@@ -174,6 +174,24 @@ def test_cautions_name_what_is_amiss(tmp_path):
     assert "no episode finished" in text
 
 
+def test_a_grid_that_is_half_done_has_no_interval_yet(tmp_path):
+    finals = {"Pong-v5": [1.0, 2.0], "Boxing-v5": [40.0, 60.0]}
+    store_all(tmp_path, {("actor_critic", game): x for game, x in finals.items()})
+    finals = {"Pong-v5": [10.0], "Boxing-v5": [90.0, 99.0]}
+    store_all(tmp_path, {("mine", game): x for game, x in finals.items()})
+    text, _ = report(tmp_path)
+    assert "1 of 4 pairs of rule and game has a single seed" in text
+    assert "It has no interval, since it has a single seed on some game" in text
+    with (tmp_path / figures.FOLDER / "iqm_held_out-human.csv").open() as file:
+        ends = {row["rule"]: bool(row["low"]) for row in csv.DictReader(file)}
+    assert ends == {"mine": False, "actor_critic": True}
+    for kind in ("improvement", "profile", "efficiency"):
+        path = tmp_path / figures.FOLDER / f"{kind}_held_out-human.csv"
+        rows = list(csv.DictReader(path.open()))
+        assert any(row["rule"] == "mine" for row in rows)
+        assert not any(row["low"] for row in rows if row["rule"] == "mine")
+
+
 def test_rules_that_played_other_games_by_one_name_are_told(tmp_path):
     sticky = "environment.atari.sticky_actions=0.25"
     colour = "environment.atari.grayscale=false"  # what is seen, not what is played

@@ -77,8 +77,17 @@ def test_the_best_rule_is_said_with_whom_it_overlaps():
         f"{said}; its interval lies above those of all other rules."
     )
     assert finding([rule("one", 0.7), far]) == (
-        "Highest IQM: one, 0.700. One seed per game has no interval, and shows no "
-        "difference."
+        "Highest IQM: one, 0.700. It has no interval, since it has a single seed on "
+        "some game, and shows no difference."
+    )
+    thin = rule("thin", 0.2)
+    none = "thin has none (a single seed on some game)"
+    assert finding([best, thin]) == f"{said}; {none}."
+    assert finding([best, near, thin]) == (
+        f"{said}; its interval overlaps that of near; {none}."
+    )
+    assert finding([best, thin, far]) == (
+        f"{said}; its interval lies above those of the others that have one; {none}."
     )
 
 

@@ -25,7 +25,7 @@ _METHODS = (
     "seeds of each game anew, 2,000 times (1,000 for each point of a curve). With few "
     "seeds they are too narrow: in a simulation of normally distributed runs on 5 "
     "games, intervals of 2, 3, 5 and 10 seeds held the true mean in 76, 85, 90 and "
-    "93 % of the cases.",
+    "93 % of the cases. A rule that has a single seed on some game has no interval.",
     "Scores: (return − random) / (reference − random). The reference is the published "
     "human score; where there is none, the best possible return; where that is not "
     "known either, the mean return of the baseline rule here. Random is the published "
@@ -38,7 +38,8 @@ _METHODS = (
     "beside the others.",
     "Uninformative: a game on which no compared rule ends above random with intervals "
     "apart. It is no evidence for or against a rule, and is left out of the "
-    "aggregates.",
+    "aggregates. Undecided: one on which no rule has an interval, or of which no "
+    "random score is known. It is in the aggregates.",
     "Probability of improvement: that a run of the rule beats a run of the baseline on "
     "the same game (Mann-Whitney; a tie is half), mean over games.",
     "Frames: environment steps times the frame skip. The measures are those of Agarwal "

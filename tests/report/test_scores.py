@@ -143,6 +143,31 @@ def test_without_a_random_score_nobody_can_tell(tmp_path):
     assert compare.evidence(read(tmp_path), Task("Catch-v0")) == "undecided"
 
 
+def test_a_rule_with_one_seed_has_no_say_in_what_is_evidence(tmp_path):
+    store_all(
+        tmp_path / "a",
+        {
+            ("actor_critic", "Pong-v5"): [0.0, 5.0],
+            ("actor_critic", "Boxing-v5"): [-1.0, 2.0],  # random: 0.1
+        },
+    )
+    store_all(
+        tmp_path / "b",
+        {("mine", "Pong-v5"): [9.0], ("mine", "Boxing-v5"): [90.0]},
+    )
+    alone, both = read(tmp_path / "a"), read(tmp_path / "a", tmp_path / "b")
+    assert compare.evidence(both, Task("Boxing-v5")) == "uninformative"
+    before, after = (group(e, "held_out-human") for e in (alone, both))
+    assert before.common == after.common == (Task("Pong-v5"),)
+    (lone,) = compare.aggregates(alone, before)
+    found = {a.rule: a for a in compare.aggregates(both, after)}
+    assert found["actor_critic"] == lone
+    # Nobody can tell where it is alone: such games are aggregated.
+    only = read(tmp_path / "b")
+    assert compare.evidence(only, Task("Boxing-v5")) == "undecided"
+    assert len(group(only, "held_out-human").common) == 2
+
+
 # --- Groups -----------------------------------------------------------------------
 
 

@@ -170,7 +170,7 @@ def status(manifest: Manifest | None, game: str) -> Status:
     return "held_out"
 
 
-# EnvPool's only task ids that carry an option: the difficulty of a ProcGen game.
+# Task ids that carry an option. The difficulty of a ProcGen game:
 _PROCGEN = re.compile(
     r"(Bigfish|Bossfight|Caveflyer|Chaser|Climber|Coinrun|Dodgeball|Fruitbot|Heist"
     r"|Jumper|Leaper|Maze|Miner|Ninja|Plunder|Starpilot)(Easy|Hard|Exploration)-v\d+"
@@ -178,6 +178,16 @@ _PROCGEN = re.compile(
 # As its authors register it (Cobbe et al. 2020): the difficulty is an argument there,
 # and part of the name in some forks.
 _PROCGEN_GYM = re.compile(r"procgen-([a-z]+)(-(easy|hard|extreme|memory|exploration))?")
+
+# The size of a board, of whatever game: `FrozenLake8x8`, `Go19x19`.
+_BOARD = re.compile(r"-?\d+x\d+")
+# MiniGrid's and BabyAI's further arguments: of rooms the size (S) and the rows (R), the
+# number of things or rooms (N), a random start or length, a layout's number, and how
+# much obstructs a maze.
+_MINIGRID = re.compile(
+    r"-?[SNR]\d+|-?Random|(?<=DistShift)\d+"
+    r"|(?<=ObstructedMaze)-(\dDlh?b?|\dQ|Full)"
+)
 
 _VERSION = re.compile(r"-v\d+$")
 # By which Gymnasium's variants of Atari games are told apart.
@@ -189,7 +199,9 @@ def game_identity(game: str) -> str:
 
     `Pong-v5`, `gym:ALE/Pong-v5` and `gym:PongNoFrameskip-v4` are one game, as are
     `CartPole-v1`, `phys2d/CartPole-v1` and `gym:CartPole-v0`, and `CoinrunHard-v0` and
-    `gym:procgen:procgen-coinrun-v0`.
+    `gym:procgen:procgen-coinrun-v0`. All sizes of a board are one game, too:
+    `FrozenLake-v1` and `FrozenLake8x8-v1`, `MiniGrid-Empty-8x8-v0` and
+    `MiniGrid-Empty-Random-5x5-v0`.
     """
     if match := _PROCGEN.fullmatch(game):
         return f"procgen {match[1]}"
@@ -199,7 +211,10 @@ def game_identity(game: str) -> str:
         name = _VARIANT.sub("", name.rpartition(":")[2])
         if match := _PROCGEN_GYM.fullmatch(name.rpartition("/")[2].lower()):
             return f"procgen {match[1].capitalize()}"
-    return name.rpartition("/")[2]
+    name = _BOARD.sub("", name.rpartition("/")[2])
+    if name.startswith(("MiniGrid-", "BabyAI-")):
+        name = _MINIGRID.sub("", name)
+    return name
 
 
 def _union(games: Iterable[Iterable[str]]) -> tuple[str, ...]:

@@ -198,8 +198,8 @@ def is_finished(
     # Of names that no file can have, two may have become one.
     of = {"rule": cell.rule.name, "game": cell.game, "seed": cell.seed}
     before = {name: tree["result"].get(name) for name in of}
-    before |= _flat(completed_identity(tree["settings"]))
-    now = {**of, **_flat(cell.identity())}
+    before |= flatten(completed_identity(tree["settings"]))
+    now = {**of, **flatten(cell.identity())}
     fields = [f for f in dict.fromkeys([*now, *before]) if f not in undecided]
     # The grid first: what it chose differs too where it does.
     for field in sorted(fields, key=lambda name: not name.startswith("tuning.")):
@@ -273,7 +273,7 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for row in rows:  # None becomes an empty field
-        writer.writerow({name: _disarmed(value) for name, value in row.items()})
+        writer.writerow({name: disarmed(value) for name, value in row.items()})
     return text.getvalue()
 
 
@@ -281,7 +281,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of one, as OWASP lists them."""
 
 
-def _disarmed(value: object) -> object:
+def disarmed(value: object) -> object:
     """Return text that no spreadsheet runs; names come from folders and files."""
     is_text = isinstance(value, str) and value.startswith(_FORMULA)
     return f"'{value}" if is_text else value
@@ -351,11 +351,12 @@ def _write(path: Path, text: str) -> None:
     rule_folder.write_file(path, text.encode())
 
 
-def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings by their dotted names."""
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from metarl.envs.suites import SUITES
-from metarl.evaluation.results import CellRecord
+from metarl.evaluation.results import CellRecord, flatten
 from metarl.report import compare
 from metarl.report.compare import Aggregate, Group
 from metarl.report.figures import color
@@ -18,7 +18,6 @@ from metarl.report.scores import (
     Evaluation,
     Kind,
     Task,
-    flat,
     interval_of,
     rule_name,
     task_of,
@@ -230,7 +229,7 @@ def raw_table(evaluation: Evaluation) -> DataTable:
 def settings_tables(evaluation: Evaluation) -> tuple[DataTable, DataTable]:
     """Return the settings that all cells share, and those that differ, by rule."""
     by_pair = {
-        key: {k: _show(v) for k, v in flat(cells[0].settings).items()}
+        key: {k: _show(v) for k, v in flatten(cells[0].settings).items()}
         for key, cells in evaluation.cells.items()
     }
     names = list(dict.fromkeys(name for found in by_pair.values() for name in found))

@@ -21,6 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from metarl.evaluation.results import disarmed
 from metarl.report.markup import slug
 from metarl.report.scores import Rule
 from metarl.rule_files import folder as rule_folder
@@ -231,12 +232,6 @@ def to_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return CSV in which no text is a formula to a spreadsheet."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([_harmless(cell) for cell in columns])
-    writer.writerows([_harmless(cell) for cell in row] for row in rows)
+    writer.writerow([disarmed(cell) for cell in columns])
+    writer.writerows([disarmed(cell) for cell in row] for row in rows)
     return text.getvalue()
-
-
-def _harmless(cell: object) -> object:
-    if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{cell}"
-    return cell

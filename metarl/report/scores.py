@@ -9,12 +9,12 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from metarl.envs.suites import GAMES, Game
 from metarl.errors import UserError, nearest
 from metarl.evaluation.cells import completed_identity
-from metarl.evaluation.results import CellRecord
+from metarl.evaluation.results import CellRecord, flatten
 from metarl.statistics import Estimate, Runs, interval, mean
 
 Kind = Literal["human", "best", "baseline", "raw"]
@@ -209,17 +209,6 @@ def interval_of(returns: Sequence[float]) -> Estimate:
     return interval(mean, Runs.of([returns]))
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return settings by their dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
-
-
 def first_difference(one: CellRecord, other: CellRecord) -> str:
     """Return a setting that two cells differ in, as text; empty where there is none.
 
@@ -228,7 +217,7 @@ def first_difference(one: CellRecord, other: CellRecord) -> str:
     """
     if one.settings == other.settings:
         return ""
-    first, second = (flat(completed_identity(x.settings)) for x in (one, other))
+    first, second = (flatten(completed_identity(x.settings)) for x in (one, other))
     for name in dict.fromkeys([*first, *second]):
         values = [str(found.get(name, "nothing")) for found in (first, second)]
         if name not in _DESCRIBES_NOTHING and first.get(name) != second.get(name):

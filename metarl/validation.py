@@ -30,6 +30,8 @@ from metarl.rule_files import folder as rule_folder
 from metarl.run_folder import RunFolder
 from metarl.tracking import without_wandb
 from metarl.validation_plan import (
+    OF_TRAINING,
+    SCORE_FILE,
     common_scale,
     drop_other_cells,
     games_of,
@@ -38,11 +40,6 @@ from metarl.validation_plan import (
     rule_of,
     score_of,
 )
-
-SCORE = "score.json"
-
-_OF_TRAINING = ("every", "allow_seen")
-"""Fields of `validation` that change nothing of what a score means."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Validation:
         """Describe them; `begin` says where the run stands."""
         self._config, self._folder = config, folder
         self._settings = config.validation.model_dump(
-            mode="json", exclude=set(_OF_TRAINING)
+            mode="json", exclude=set(OF_TRAINING)
         )
         self._scores: list[Score] = []
         self._games_before: tuple[str, ...] = ()
@@ -91,7 +88,7 @@ class Validation:
             manifest = load_rule(self._folder.rule).manifest
             self._games_before = manifest.games_validation
         self._scores = []
-        for path in sorted(self._folder.validations.glob(f"*/{SCORE}")):
+        for path in sorted(self._folder.validations.glob(f"*/{SCORE_FILE}")):
             score = _read(path)
             if score.meta_step > meta_steps:
                 path.unlink()
@@ -197,7 +194,7 @@ class Validation:
     def store(self, score: Score) -> None:
         """Write a score to its folder; call this last: it will not be made again."""
         text = json.dumps(dataclasses.asdict(score), indent=1) + "\n"
-        path = self._place(score.meta_step) / SCORE
+        path = self._place(score.meta_step) / SCORE_FILE
         rule_folder.write_file(path, text.encode())
 
     def _keep_best(self) -> None:

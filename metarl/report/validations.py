@@ -16,9 +16,15 @@ from metarl.envs.suites import GAMES, Game
 from metarl.errors import UserError
 from metarl.evaluation.results import CELLS, CellRecord, read_cells
 from metarl.statistics import Estimate
-from metarl.validation_plan import Scale, common_scale, score_of
+from metarl.validation_plan import (
+    OF_TRAINING,
+    SCORE_FILE,
+    Scale,
+    common_scale,
+    score_of,
+)
 
-FOLDER, SCORE = "validation", "score.json"
+FOLDER = "validation"
 UNITS: dict[Scale, str] = {
     "human-normalized scores": "score (0 = random, 1 = human)",
     "returns between a random policy's and the highest": (
@@ -28,8 +34,6 @@ UNITS: dict[Scale, str] = {
 }
 """What an interquartile mean is in."""
 _HUMAN, _RAW = "human_normalized_score", "episodic_return"
-_OF_TRAINING = ("every", "allow_seen")
-"""Fields of `validation` that change nothing of what a score means."""
 
 Row = Mapping[str, float | None]
 
@@ -109,11 +113,11 @@ def read_validations(
     """
     section = config.get("validation")
     settings = dict(section) if isinstance(section, Mapping) else {}
-    settings = {k: v for k, v in settings.items() if k not in _OF_TRAINING}
+    settings = {k: v for k, v in settings.items() if k not in OF_TRAINING}
     scored: list[tuple[Validation, Mapping[str, Any], Scale]] = []
     unfinished = []
     for folder in sorted((path / FOLDER).glob("meta_step_*")):
-        if (folder / SCORE).is_file():
+        if (folder / SCORE_FILE).is_file():
             scored.append(_read(folder))
         elif (folder / CELLS).is_dir() and any((folder / CELLS).glob("*.json")):
             unfinished.append(int(folder.name.rpartition("_")[2]))
@@ -136,7 +140,7 @@ def read_validations(
 
 def _read(folder: Path) -> tuple[Validation, Mapping[str, Any], Scale]:
     """Return a validation, its settings, and the scale of its score."""
-    path = folder / SCORE
+    path = folder / SCORE_FILE
     try:
         tree = json.loads(path.read_text("utf-8"))
         games, metrics = tuple(map(str, tree["games"])), dict(tree["metrics"])

@@ -47,10 +47,10 @@ class _Page:
         self.figures.append(figure)
         return figure
 
-    def table(self, table: DataTable, *, is_sortable: bool = True) -> Markup:
+    def table(self, table: DataTable) -> Markup:
         """Return a table as HTML, and keep its rows."""
         self.tables.append(table)
-        return render(table, is_sortable=is_sortable)
+        return render(table)
 
 
 def evaluation_sections(evaluation: Evaluation) -> Contents:

@@ -63,39 +63,6 @@ def escape(child: Child) -> Markup:
     return Markup(html.escape(str(child), quote=True))
 
 
-def table(
-    head: Sequence[Child], rows: Iterable[Sequence[Child]], *, numeric: Sequence[int]
-) -> Markup:
-    """Return a plain table that scrolls sideways where it is too wide.
-
-    Args:
-      head: names of the columns.
-      rows: cells; the first one of each row is its heading.
-      numeric: columns whose cells stand to the right.
-    """
-    right = set(numeric)
-
-    def cells(row: Sequence[Child], *, is_head: bool) -> Markup:
-        return join(
-            tag(
-                "th" if is_head or i == 0 else "td",
-                cell,
-                scope="col" if is_head else "row" if i == 0 else None,
-                class_="n" if i in right else None,
-            )
-            for i, cell in enumerate(row)
-        )
-
-    body = join(tag("tr", cells(row, is_head=False)) for row in rows)
-    return scrolling(
-        tag(
-            "table",
-            tag("thead", tag("tr", cells(head, is_head=True))),
-            tag("tbody", body),
-        )
-    )
-
-
 def scrolling(content: Markup, label: str = "table") -> Markup:
     """Return ``content`` in a box that the keyboard can scroll too.
 

@@ -77,12 +77,11 @@ def show(cell: Cell) -> str:
     return cell if isinstance(cell, str) else number(cell)
 
 
-def render(table: DataTable, *, is_sortable: bool = True, label: str = "") -> Markup:
-    """Return a table as HTML.
+def render(table: DataTable, *, label: str = "") -> Markup:
+    """Return a table as HTML, whose headings are buttons that sort it (`page.js`).
 
     Args:
       table: its rows.
-      is_sortable: whether its headings are buttons that sort it (`page.js`).
       label: what it is, for those who do not see it.
     """
     right = [
@@ -93,10 +92,10 @@ def render(table: DataTable, *, is_sortable: bool = True, label: str = "") -> Ma
     head = join(
         tag(
             "th",
-            tag("button", title, type="button") if is_sortable else title,
+            tag("button", title, type="button"),
             scope="col",
             class_="n" if is_right else None,
-            aria_sort="none" if is_sortable else None,
+            aria_sort="none",
         )
         for title, is_right in zip(table.columns, right, strict=True)
     )
@@ -121,7 +120,7 @@ def render(table: DataTable, *, is_sortable: bool = True, label: str = "") -> Ma
             tag("thead", tag("tr", head)),
             tag("tbody", body),
             id=f"table-{table.name}",
-            class_="sortable" if is_sortable else None,
+            class_="sortable",
         ),
         label or table.name,
     )

@@ -18,7 +18,14 @@ from metarl.evaluation.results import (
     read_tree,
     write_tree,
 )
-from metarl.rule_files import LoadedRule
+from metarl.rule_files import LoadedRule, Status
+
+_LESS_TRUST: tuple[Status, ...] = ("held_out", "validation", "unknown", "seen")
+"""Statuses, each to be trusted less than those before it.
+
+Where it is not known what a rule has seen, `unknown` is said even of a game that it
+was validated on; that a game was seen is a fact whatever else is known.
+"""
 
 
 def add_videos(results_dir: Path, cell: Cell, videos: Sequence[Video]) -> None:
@@ -36,7 +43,9 @@ def update_statuses(
     """Give stored cells the status that their rule's manifest says by now.
 
     A manifest learns of games, as when a rule is validated on one after it was
-    evaluated there.
+    evaluated there. It never unlearns: another copy of the same arrays, whose manifest
+    is older or says less, makes no game held out again. So a status moves from
+    `held_out` over `validation` and `unknown` to `seen`, and never back.
 
     Args:
       results_dir: of the evaluation.
@@ -57,7 +66,7 @@ def update_statuses(
             if rule is None or rule.manifest.sha256 != sha256:
                 continue
             before, now = stored["status"], rule.status(stored["game"])
-            if before != now:
+            if _LESS_TRUST.index(now) > _LESS_TRUST.index(before):
                 stored["status"] = now
                 write_tree(path, tree)
                 changed.append((path.stem, before, now))

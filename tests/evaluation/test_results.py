@@ -188,6 +188,31 @@ def test_stored_statuses_are_updated_for_the_very_same_rule_alone(tmp_path):
     assert statuses == {"Catch-v0": "held_out", "Pong-v5": "validation"}
 
 
+KNOWLEDGE = {
+    "held_out": {},
+    "validation": {"games_validation": ("Pong-v5",)},
+    "unknown": {"seen_is_complete": False, "games_validation": ("Pong-v5",)},
+    "seen": {"games_seen": ("Pong-v5",)},
+}
+
+
+@pytest.mark.parametrize("stored", KNOWLEDGE)
+@pytest.mark.parametrize("now", KNOWLEDGE)
+def test_a_stored_status_moves_towards_less_trust_alone(tmp_path, stored, now):
+    store(tmp_path, cell("Pong-v5", sha256="abc", **KNOWLEDGE[stored]))
+    rule = cell("Pong-v5", sha256="abc", **KNOWLEDGE[now]).rule
+    assert rule.status("Pong-v5") == now
+    changed = update_statuses(tmp_path, [rule])
+    (record,) = results.read_cells(tmp_path)
+    order = list(KNOWLEDGE)
+    if order.index(now) > order.index(stored):
+        assert changed == [("actor_critic__Pong-v5__seed1", stored, now)]
+        assert record.result.status == now
+    else:
+        assert changed == []
+        assert record.result.status == stored
+
+
 def test_a_finished_cell_is_known_and_another_is_not(tmp_path):
     assert not results.is_finished(tmp_path, cell())
     store(tmp_path, cell())

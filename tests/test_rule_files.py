@@ -100,6 +100,7 @@ def test_loaded_rule_is_the_saved_one(tmp_path: Path) -> None:
     )
     loaded = load_rule(tmp_path / "mine")
     assert isinstance(loaded, LoadedRule)
+    assert loaded.path == tmp_path / "mine"
     assert loaded.name == "mine"
     assert loaded.rule == make_rule(SMALL)
     assert loaded.manifest == written

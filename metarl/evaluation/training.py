@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -115,6 +116,7 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
                 "cells_beside": len(batch) - 1,
                 "wall_s": seconds,
                 "suite": cell_run.cell.settings.environment.suite,
+                **_origin(cell_run.cell, results_dir),
             }
             if (at := diverged.get(cell_run.cell.name)) is not None:
                 about["diverged_at_env_steps"] = at
@@ -134,6 +136,17 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
 
         run.run(on_row, on_finished, told_to_stop=told_to_stop)
         camera.film(trackers, told_to_stop)
+
+
+def _origin(cell: Cell, results_dir: Path) -> dict[str, object]:
+    """Return where the rule was read from, so that its run can be shown beside it.
+
+    Relative to `results_dir`: both may move together.
+    """
+    path = cell.rule.path
+    if path is None:
+        return {}
+    return {"rule_path": os.path.relpath(path.resolve(), results_dir.resolve())}
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from metarl.evaluation.cells import plan
 from metarl.evaluation.results import Result
 from metarl.evaluation.runner import BatchRun
 from metarl.rollout import actor
-from metarl.rule_files import LoadedRule, new_manifest
+from metarl.rule_files import LoadedRule, load_rule, new_manifest, save_rule
 from metarl.rules import make_rule
 from metarl.rules.policy_gradient import PolicyGradient
 
@@ -273,3 +273,18 @@ def test_the_resolved_settings_are_kept_with_each_cell(tmp_path):
     assert stored["settings"]["update_rule"]["num_bins"] == 5
     assert stored["about"]["versions"]["jax"] == jax.__version__
     assert stored["about"]["machine"]["cores"] == f"{os.cpu_count()} cores"
+
+
+def test_a_cell_says_where_its_rule_was_read_from(tmp_path):
+    place = tmp_path / "runs" / "a" / "rule"
+    built_in = load_rule("policy_gradient")
+    save_rule(place, {}, built_in.manifest)
+    results_dir = tmp_path / "results" / "deep"
+    overrides = [*TINY, "seeds=[1]", f"results_dir={results_dir}"]
+    evaluate([place, built_in], overrides=overrides)
+    said = {
+        path.name.partition("__")[0]: json.loads(path.read_text())["about"]
+        for path in (results_dir / "cells").iterdir()
+    }
+    assert said["rule"]["rule_path"] == "../../runs/a/rule"
+    assert "rule_path" not in said["policy_gradient"]

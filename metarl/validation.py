@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from metarl import evaluation, statistics
+from metarl.atomic_files import write_file
 from metarl.config import TrainConfig
 from metarl.console import say
 from metarl.envs import suites
@@ -195,7 +196,7 @@ class Validation:
         """Write a score to its folder; call this last: it will not be made again."""
         text = json.dumps(dataclasses.asdict(score), indent=1) + "\n"
         path = self._place(score.meta_step) / SCORE_FILE
-        rule_folder.write_file(path, text.encode())
+        write_file(path, text.encode())
 
     def _keep_best(self) -> None:
         """Let RUN/rule_best be the best rule, whole at any moment."""
@@ -308,7 +309,7 @@ def why_unscored(rows: Sequence[Result]) -> str:
 def _keep_traceback(place: Path) -> None:
     """Write down what went wrong, for whoever wants to know more than the line."""
     with contextlib.suppress(OSError):  # such as the very reason
-        rule_folder.write_file(place / "failure.txt", traceback.format_exc().encode())
+        write_file(place / "failure.txt", traceback.format_exc().encode())
 
 
 def _read(path: Path) -> Score:

@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from metarl.atomic_files import write_file
 from metarl.envs.suites import GAMES, human_normalized_score
 from metarl.errors import UserError
 from metarl.evaluation.cells import GROUP_SIZE, Cell, completed_identity
 from metarl.evaluation.shared_folder import locked
-from metarl.rule_files import folder as rule_folder
 
 CELLS = "cells"
 FORMAT = 1
@@ -348,7 +348,7 @@ def write_tree(path: Path, tree: object) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    rule_folder.write_file(path, text.encode())
+    write_file(path, text.encode())
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from metarl.agents.agent import Agent, AgentState
+from metarl.atomic_files import write_file
 from metarl.errors import UserError
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.results import Stage
@@ -61,7 +62,7 @@ def store(results_dir: Path, cell: Cell, agents: Sequence[Filmed]) -> None:
         leaves = jax.device_get(jax.tree.leaves(agent.state))
         for i, leaf in enumerate(leaves):
             arrays[f"{agent.stage}/{i}"] = np.asarray(leaf)
-    rule_folder.write_file(_path(results_dir, cell), rule_folder.pack(arrays))
+    write_file(_path(results_dir, cell), rule_folder.pack(arrays))
 
 
 def is_waiting(results_dir: Path, cell: Cell) -> bool:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from metarl.atomic_files import write_file
 from metarl.config import TrackingConfig
 from metarl.console import say
 from metarl.errors import UserError
@@ -22,7 +23,6 @@ from metarl.report.markup import Markup, count_of
 from metarl.report.page import Front, write_page
 from metarl.report.run_page import rules_section, run_section
 from metarl.report.scores import Evaluation, gather
-from metarl.rule_files import folder as rule_folder
 from metarl.tracking import RunLabels, Tracker, wandb_mode
 
 PAGE = "report.html"
@@ -80,7 +80,7 @@ def write_report(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_figures(folder, contents.figures)
-        rule_folder.write_file(folder / PAGE, text.encode())
+        write_file(folder / PAGE, text.encode())
     except OSError as error:
         raise UserError(f"report: cannot write to {folder}: {error.strerror}") from None
     return folder / PAGE, contents

@@ -21,10 +21,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from metarl.atomic_files import write_file
 from metarl.evaluation.results import disarmed
 from metarl.report.markup import slug
 from metarl.report.scores import Rule
-from metarl.rule_files import folder as rule_folder
 
 # Chosen by search for the largest smallest difference (31 in CIE Lab) under normal
 # sight and full protanopia, deuteranopia and tritanopia (Machado et al. 2009), with a
@@ -221,7 +221,7 @@ def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
             f"{figure.name}.csv": to_csv(figure.columns, figure.rows).encode(),
         }
         for name, data in files.items():
-            rule_folder.write_file(target / name, data)
+            write_file(target / name, data)
         wanted |= set(files)
     for path in target.iterdir():
         if path.suffix in (".png", ".csv") and path.name not in wanted:

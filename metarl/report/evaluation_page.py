@@ -254,8 +254,9 @@ def _games(page: _Page) -> Markup:
 def _scores(page: _Page) -> Markup:
     table = evaluation_tables.score_table(page.evaluation)
     text = (
-        "Returns are raw. In brackets: 95 % bootstrap intervals over seeds. Press a "
-        "heading to sort by it."
+        "Returns are raw. In brackets: 95 % bootstrap intervals over seeds. Where a "
+        "seed has no return (1 of 3), there is no score, and the return is of the "
+        "others. Press a heading to sort by it."
     )
     return join([tag("p", text, class_="caption"), page.table(table)])
 

@@ -65,7 +65,7 @@ def aggregate_table(
     every = [
         task
         for task in group.tasks
-        if all(evaluation.returns(a.rule, task) for a in found)
+        if all(compare.is_scored(evaluation, a.rule, task) for a in found)
     ]
     has_more = len(every) > len(group.common)
     whole = (
@@ -87,7 +87,11 @@ def aggregate_table(
 
 
 def score_table(evaluation: Evaluation) -> DataTable:
-    """Return a row for every rule and game."""
+    """Return a row for every rule and game.
+
+    A rule has no score on a game where some seed finished no episode; the return that
+    is shown is then of the other seeds.
+    """
     columns = (
         "game",
         "rule",
@@ -115,7 +119,8 @@ def score_table(evaluation: Evaluation) -> DataTable:
                 continue
             returns = evaluation.returns(rule.name, task)
             result, status = cells[0].result, evaluation.status(rule.name, task)
-            has_score = bool(returns) and scale.kind != "raw"
+            is_scored = compare.is_scored(evaluation, rule.name, task)
+            has_score = is_scored and scale.kind != "raw"
             rows.append(
                 (
                     task.name,
@@ -130,7 +135,7 @@ def score_table(evaluation: Evaluation) -> DataTable:
                     scale.random,
                     scale.reference,
                     word,
-                    len(cells),
+                    len(cells) if is_scored else f"{len(returns)} of {len(cells)}",
                     max(cell.result.frames for cell in cells),
                     sum(cell.result.scored_episodes for cell in cells),
                     None if rule.is_random else result.learning_rate,
@@ -309,9 +314,9 @@ def _improvement(evaluation: Evaluation, rule: str, task: Task) -> Estimate | No
     baseline = evaluation.baseline
     if baseline is None or rule == baseline:
         return None
-    ours, theirs = evaluation.returns(rule, task), evaluation.returns(baseline, task)
-    if not ours or not theirs:
+    if not all(compare.is_scored(evaluation, name, task) for name in (rule, baseline)):
         return None
+    ours, theirs = evaluation.returns(rule, task), evaluation.returns(baseline, task)
     return improvement_interval(Runs.of([ours]), Runs.of([theirs]))
 
 

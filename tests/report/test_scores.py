@@ -12,6 +12,7 @@ from metarl.errors import UserError
 from metarl.report import compare, evaluation_tables, scores
 from metarl.report.inputs import read_inputs
 from metarl.report.scores import Evaluation, Task
+from metarl.statistics import Estimate
 
 
 def read(*folders, baseline=None) -> Evaluation:
@@ -265,6 +266,42 @@ def test_uninformative_games_are_not_aggregated(tmp_path):
     assert aggregate.iqm.value == pytest.approx((2.5 + 20.7) / 35.3)
     (every,) = compare.aggregates(evaluation, found, found.tasks)
     assert every.mean.value == pytest.approx((23.2 / 35.3 + 0.4 / 12.0) / 2, abs=1e-3)
+
+
+def test_a_seed_without_an_episode_leaves_no_score(tmp_path):
+    store_all(
+        tmp_path,
+        {
+            ("actor_critic", "Pong-v5"): [0.0, 5.0],
+            ("actor_critic", "Boxing-v5"): [-1.0, 2.0],  # random: 0.1
+            ("actor_critic", "Qbert-v5"): [-1.0, 2.0],  # random: 163.9
+            ("mine", "Pong-v5"): [5.0, 6.0],
+            ("mine", "Boxing-v5"): [-2.0],
+            ("mine", "Qbert-v5"): [1.0, 1.0],
+        },
+    )
+    store(tmp_path, make_cell("mine", "Boxing-v5", 2), None)
+    evaluation = read(tmp_path)
+    table = evaluation_tables.score_table(evaluation)
+    rows = {
+        (row["game"], row["rule"]): row
+        for row in (dict(zip(table.columns, r, strict=True)) for r in table.rows)
+    }
+    partial = rows["Boxing-v5", "mine"]
+    assert partial["return"] == Estimate(-2.0)
+    assert (partial["score"], partial["P(better than baseline)"]) == (None, None)
+    assert partial["seeds"] == "1 of 2"
+    assert rows["Qbert-v5", "mine"]["seeds"] == 2
+    assert rows["Qbert-v5", "mine"]["score"].value < 0
+    # Nor is it among "all" games, of which the others are uninformative.
+    found = group(evaluation, "held_out-human")
+    assert found.common == (Task("Pong-v5"),)
+    numbers = compare.aggregates(evaluation, found)
+    table = evaluation_tables.aggregate_table(evaluation, found, numbers, {})
+    assert table.columns[-1] == "IQM of all 2 games"
+    (mine,) = [row for row in table.rows if row[0] == "mine"]
+    pong, qbert = (evaluation.scores("mine", Task(g)) for g in ("Pong-v5", "Qbert-v5"))
+    assert mine[-1].value == pytest.approx((pong[0] + qbert[0]) / 2)
 
 
 def test_improvement_is_over_the_baseline(tmp_path):

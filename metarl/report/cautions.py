@@ -52,21 +52,20 @@ def cautions(evaluation: Evaluation) -> list[str]:
 
 def _about_budgets(evaluation: Evaluation) -> Iterable[str]:
     for group in compare.make_groups(evaluation):
-        cells = [
-            cell
+        found = [
+            (rule, cell)
             for task in group.tasks
             for rule in evaluation.rules
             for cell in evaluation.cells.get((rule.name, task), ())
         ]
-        yield from _unequal_budgets(group, cells)
-        yield from _budgets_between_games(group, cells)
-        protocols = sorted({cell.result.protocol for cell in cells} - {""})
+        # The rule `random` learns nothing, in whatever time, at no rate.
+        learning = [cell for rule, cell in found if not rule.is_random]
+        yield from _unequal_budgets(group, learning)
+        yield from _budgets_between_games(group, learning)
+        protocols = sorted({cell.result.protocol for _, cell in found} - {""})
         if len(protocols) > 1:
             yield f"{group.title}: protocols {', '.join(protocols)} are mixed."
-        # The rule `random` has no learning rate.
-        learning = {rule.name for rule in evaluation.rules if not rule.is_random}
-        tuned = {c.result.tuned for c in cells if c.result.rule in learning}
-        if len(tuned) > 1:
+        if len({cell.result.tuned for cell in learning}) > 1:
             yield f"{group.title}: only some learning rates were tuned."
 
 
@@ -74,7 +73,7 @@ def _unequal_budgets(group: Group, cells: Sequence[CellRecord]) -> Iterable[str]
     for task in group.tasks:
         frames = [cell.result.frames for cell in cells if task_of(cell) == task]
         # Rollouts are not divided: budgets end a little apart.
-        if max(frames) > 1.1 * min(frames):
+        if frames and max(frames) > 1.1 * min(frames):
             yield (
                 f"{task.name}: some agents learned from {number(min(frames))} frames, "
                 f"others from {number(max(frames))}. That is no fair comparison."

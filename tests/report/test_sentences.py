@@ -44,6 +44,13 @@ def test_rules_with_unequal_budgets_on_one_game_are_told(tmp_path):
     assert sum(text.startswith(said) for text in cautions(evaluation)) == 1
 
 
+def test_random_may_play_for_another_time(tmp_path):
+    for rule, frames in (("actor_critic", 4000), ("random", 400)):
+        store(tmp_path, make_cell(rule, "Pong-v5", 1), 1.0, frames=frames)
+    store(tmp_path, make_cell("random", "Boxing-v5", 1), 1.0, frames=40_000)
+    assert not any("frames" in text for text in cautions(read(tmp_path)))
+
+
 def test_few_seeds_are_told(tmp_path):
     store_all(tmp_path, {("actor_critic", "Pong-v5"): [1.0, 2.0]})
     evaluation = read(tmp_path)

@@ -28,7 +28,7 @@ from metarl.envs.tasks import (
 )
 from metarl.errors import UserError
 from metarl.evaluation.defaults import rule_for, settings_for, user_tree
-from metarl.rule_files import LoadedRule, load_rule
+from metarl.rule_files import MODULE_SHA256, LoadedRule, load_rule
 
 GROUP_SIZE = 1
 OPEN_ENV_STEPS = 500_000
@@ -138,6 +138,9 @@ class Cell:
             "update_rule": manifest.config.model_dump(mode="json"),
             "rule_sha256": manifest.sha256,
         }
+        if module := manifest.source.get(MODULE_SHA256):
+            # The hash of a run's rule is of its arrays alone.
+            identity["rule_module_sha256"] = module
         environment = identity["environment"]
         assert isinstance(environment, dict)
         environment["options"] = dict(self.task.options)

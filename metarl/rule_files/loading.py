@@ -103,6 +103,7 @@ def load_rule(path: str | Path) -> LoadedRule:
         raise UserError(f"{file}: its sha256 is not the one that manifest.json gives")
     arrays = rule_folder.unpack(data, where=file)
     rule = make_rule(manifest.config)
+    _require_same_module(manifest, where)
     params = check_params(rule, arrays, str(file))
     return LoadedRule(rule, params, manifest, name, where)
 

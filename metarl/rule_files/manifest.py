@@ -45,7 +45,8 @@ class Manifest(BaseModel):
     games_seen: tuple[str, ...] = ()
     """Task ids that the rule or any of its ancestors was meta-trained on."""
     seen_is_complete: bool = True
-    """False where the rule may have seen more games than are known."""
+    """False where the rule may have seen more games than are known, as all that are a
+    user's own class have."""
     games_validation: tuple[str, ...] = ()
     """Task ids used to tune or choose the rule or any of its ancestors."""
     parents: tuple[Parent, ...] = ()
@@ -59,13 +60,13 @@ class Manifest(BaseModel):
     versions: dict[str, str] = Field(default_factory=dict)
     commit: str | None = None
     source: dict[str, JsonValue] = Field(default_factory=dict)
-    """Where an imported rule comes from."""
+    """Where an imported rule comes from; of a user's own class, `module_sha256`."""
     agent: dict[str, JsonValue] = Field(default_factory=dict)
     """Settings of the agents and rollouts that the rule was meta-trained with."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _repeat_kind(cls, data: object) -> object:
+    def _follow_kind(cls, data: object) -> object:
         if not isinstance(data, dict) or "config" not in data:
             return data
         config = data["config"]
@@ -75,7 +76,11 @@ class Manifest(BaseModel):
             return data  # the field's own validation says what is wrong
         if data.get("kind", kind) != kind:
             raise ValueError(f"kind '{data['kind']}' but config.kind '{kind}'")
-        return {**data, "kind": kind}
+        data = {**data, "kind": kind}
+        if kind == "custom":
+            # Whoever wrote the class may have had any game in mind.
+            data["seen_is_complete"] = False
+        return data
 
     def to_json(self) -> str:
         """Return the text of `manifest.json`."""

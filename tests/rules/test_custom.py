@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 import tiny
+import tiny_run
 from contract.rule_cases import DOCUMENTATION
 
 import metarl
@@ -22,9 +26,12 @@ from metarl.config import (
 )
 from metarl.errors import UserError
 from metarl.evaluation import evaluate
+from metarl.evaluation.cells import plan
+from metarl.kept_rules import KeptRules
 from metarl.rule_files import load_rule, show_rule
 from metarl.rules import make_rule
 from metarl.rules.checked import checked
+from metarl.run_folder import RunFolder
 
 MODULE = "a_users_rules"
 MISTAKES = """
@@ -35,6 +42,11 @@ from metarl.rules.base import UpdateRule
 
 class Incomplete(UpdateRule):
     pass
+
+
+class Learned(AdvantageWeighted):
+    def init_params(self, key):
+        return {"weight": jnp.zeros(3)}
 
 
 class NeedsArguments(AdvantageWeighted):
@@ -84,7 +96,48 @@ def test_a_changed_module_is_another_rule(module):
     before = load_rule(f"{MODULE}:AdvantageWeighted").manifest.sha256
     assert load_rule(f"{MODULE}:AdvantageWeighted").manifest.sha256 == before
     module.write_text(module.read_text() + "# changed\n")
+    # What was imported is what runs.
+    assert load_rule(f"{MODULE}:AdvantageWeighted").manifest.sha256 == before
+    sys.modules.pop(MODULE)
     assert load_rule(f"{MODULE}:AdvantageWeighted").manifest.sha256 != before
+
+
+def kept_rules(folder) -> KeptRules:
+    config = tiny_run.config(
+        folder, f"update_rule={{kind: custom, rule: '{MODULE}:Learned'}}"
+    )
+    run = RunFolder(folder) if folder.exists() else RunFolder.create(config)
+    return KeptRules(config, run, games=["Catch-v0"], parent=None)
+
+
+def test_a_run_with_a_class_of_ones_own_remembers_its_module(tmp_path, module):
+    run = tmp_path / "run"
+    params = {"weight": jnp.ones(3)}
+    kept_rules(run).write(
+        run / "rule", params, meta_steps=1, env_steps=9, games_validation=["Pong-v5"]
+    )
+    loaded = load_rule(run)
+    assert loaded.status("Catch-v0") == "seen"
+    # Nobody knows what shaped the class.
+    assert loaded.status("Pong-v5") == loaded.status("Hero-v5") == "unknown"
+    digest = hashlib.sha256(module.read_bytes()).hexdigest()
+    assert loaded.manifest.source == {"module_sha256": digest}
+    (cell, *_) = plan([loaded], overrides=["environment.suite=catch_5x5"])
+    assert cell.identity()["rule_module_sha256"] == digest
+    kept_rules(run)  # it can be gone on with
+    sys.modules.pop(MODULE)
+    module.write_text(module.read_text() + "# changed\n")
+    message = rf"run/rule: the module of {MODULE}:Learned is not what it was when"
+    for take_up in (load_rule, kept_rules):
+        with pytest.raises(UserError, match=message) as caught:
+            take_up(run)
+        assert f", not {digest[:12]} (bring" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    # An earlier version wrote neither; what it could not know is unknown.
+    manifest = json.loads((run / "rule" / "manifest.json").read_text())
+    manifest |= {"source": {}, "seen_is_complete": True}
+    (run / "rule" / "manifest.json").write_text(json.dumps(manifest))
+    assert load_rule(run).status("Hero-v5") == "unknown"
 
 
 def test_it_is_evaluated_like_any_other(tmp_path):

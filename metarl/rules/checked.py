@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from metarl.errors import UserError
@@ -54,6 +55,7 @@ class _Checked(UpdateRule):
             raise self._mistake(
                 f"spec({num_actions}).heads", _shown(heads), "a tuple of Head"
             )
+        self._require_heads(heads, num_actions)
         return spec
 
     def init_params(self, key: jax.Array) -> Params:
@@ -105,6 +107,11 @@ class _Checked(UpdateRule):
         loss, metrics = self._parts("loss", given, ("loss", "values to log"))
         lead = transitions.valid.shape
         self._require("loss", "loss", loss, lead, "[T, B], one of each transition")
+        if not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
+            # Its gradient is zero, and nothing would be learned.
+            raise self._mistake(
+                "loss: the loss", _shown(loss), "floating-point numbers"
+            )
         for name, value in self._items("loss", "values to log", metrics):
             what = f"'{name}' to log"
             self._require("loss", what, value, lead, "[T, B, ...]", more=None)
@@ -146,6 +153,25 @@ class _Checked(UpdateRule):
             numbers = f" with [{', '.join(map(str, lead))}]" if lead else ""
             raise self._mistake(
                 f"{method}: the {what}", _shown(value), f"{form}{numbers} here"
+            )
+
+    def _require_heads(self, heads: tuple[Head, ...], num_actions: int) -> None:
+        """Refuse heads that are no network's outputs, or that `act` cannot act by."""
+        where = f"spec({num_actions}).heads"
+        names = [head.name for head in heads]
+        if not names or len(set(names)) < len(names):
+            given = f"({', '.join(names)})"
+            raise self._mistake(where, given, "one or more, each name once")
+        if type(self.rule).act is not UpdateRule.act:
+            return
+        # Rows per action would be as many policies.
+        sizes = {h.name: h.size for h in heads if not h.per_action}
+        if sizes.get("logits") != num_actions:
+            raise self._mistake(
+                where,
+                f"({', '.join(f'{h.name}: {h.size}' for h in heads)})",
+                f"Head('logits', {num_actions}), which actions are drawn from, or an "
+                "`act` of the rule's own",
             )
 
     def _mistake(self, where: str, given: str, needed: str) -> UserError:

@@ -173,6 +173,28 @@ RIGHT = {
 WRONG = [
     ("spec", "None", "spec(3) is None (needed: a RuleSpec)"),
     ("spec", "RuleSpec(heads=('logits',))", "spec(3).heads is ('logits',) (needed: a"),
+    ("spec", "RuleSpec(heads=())", "spec(3).heads is () (needed: one or more, each"),
+    (
+        "spec",
+        "RuleSpec(heads=(Head('v', 1), Head('logits', 3), Head('v', 1)))",
+        "spec(3).heads is (v, logits, v) (needed: one or more, each name once)",
+    ),
+    (
+        "spec",
+        "RuleSpec(heads=(Head('v', 1),))",
+        "needed: Head('logits', 3), which actions are drawn from, or an `act` of",
+    ),
+    ("spec", "RuleSpec(heads=(Head('logits', 4),))", "needed: Head('logits', 3), whi"),
+    (
+        "spec",
+        "RuleSpec(heads=(Head('logits', 3, per_action=True),))",
+        "needed: Head('logits', 3), whi",
+    ),
+    (
+        "loss",
+        "jnp.sign(weighted).astype(int), {}",
+        "loss: the loss is int32[6, 4] (needed: floating-point numbers)",
+    ),
     ("loss", "jnp.mean(weighted), {}", "loss: the loss is float32[] (needed: [T, B]"),
     ("loss", "weighted[0], {}", "loss: the loss is float32[4] (needed: [T, B], one"),
     ("loss", "weighted.T, {}", "is float32[4, 6] (needed: [T, B], one of each tran"),

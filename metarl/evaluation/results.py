@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +32,8 @@ class Result:
 
     Attributes:
       mean_return: raw return of the finished episodes that `final_score` names, by
-        default the last 100, all if fewer; None where no episode finished.
+        default the last 100, all if fewer; None where no episode finished, or where
+        that of one is not finite.
       human_normalized_score: of that; None where no scores are published.
       scored_episodes: how many episodes `mean_return` is of.
       frames: of the emulator: `env_steps` x frame-skip in Atari, `env_steps` elsewhere.
@@ -67,7 +69,8 @@ class CurveRow:
       env_steps: so far.
       agent_updates: so far.
       episodes: finished since the row before.
-      mean_return: their raw return; None where there are none.
+      mean_return: their raw return; None where there are none, or where that of one
+        is not finite.
     """
 
     env_steps: int
@@ -127,7 +130,7 @@ def make_result(
       episodes: that finished.
       last_returns: of those that count.
     """
-    mean = sum(last_returns) / len(last_returns) if last_returns else None
+    mean = finite(sum(last_returns) / len(last_returns)) if last_returns else None
     return Result(
         rule=cell.rule.name,
         game=cell.game,
@@ -140,12 +143,17 @@ def make_result(
         human_normalized_score=(
             None if mean is None else human_normalized_score(cell.task.game, mean)
         ),
-        scored_episodes=len(last_returns),
+        scored_episodes=0 if mean is None else len(last_returns),
         frames=env_steps * cell.frame_skip,
         protocol=cell.protocol,
         learning_rate=cell.settings.agent.optimizer.learning_rate,
         tuned=cell.tuning is not None,
     )
+
+
+def finite(number: float) -> float | None:
+    """Return a number as JSON can hold it: None where it is not finite."""
+    return number if math.isfinite(number) else None
 
 
 def write_cell(
@@ -330,7 +338,9 @@ def read_tree(path: Path) -> dict[str, Any]:
       UserError: it is none.
     """
     try:
-        tree: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        # NaN, which earlier versions wrote, is no JSON.
+        text = path.read_text("utf-8")
+        tree: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
         for name in ("result", "curve", "settings"):
             tree[name]
         return {"about": {}, "videos": [], **tree}
@@ -344,7 +354,7 @@ def _not_a_cell(path: Path, error: Exception) -> UserError:
 
 def write_tree(path: Path, tree: object) -> None:
     """Write a JSON file so that no reader sees a part of it."""
-    _write(path, json.dumps(tree, indent=1) + "\n")
+    _write(path, json.dumps(tree, indent=1, allow_nan=False) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

@@ -84,47 +84,26 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
         f"about {memory.estimate(first).cell_bytes / 2**20:,.0f} MiB each"
     )
     started = time.perf_counter()
-    diverged: dict[str, int] = {}  # environment steps by the cell's name
     with contextlib.ExitStack() as stack:
         trackers = {
             cell.name: stack.enter_context(_tracked(cell, results_dir))
             for cell in batch
         }
+        logs = {name: _CellLog(tracker) for name, tracker in trackers.items()}
 
         def on_row(cell_run: CellRun, metrics: Mapping[str, float]) -> None:
             camera.keep(cell_run)
-            name = cell_run.cell.name
-            if name not in diverged and not math.isfinite(metrics.get("loss", 0.0)):
-                diverged[name] = cell_run.env_steps
-                say(
-                    f"warning: {name}: the loss is not finite after "
-                    f"{cell_run.env_steps:,} env steps; its agent learns no more"
-                )
-            seconds = time.perf_counter() - started
-            trackers[name].log(
-                _row(cell_run, metrics, seconds), global_step=cell_run.env_steps
-            )
+            logs[cell_run.cell.name].add_row(cell_run, metrics)
 
         def on_finished(cell_run: CellRun) -> None:
             assert cell_run.result is not None
             seconds = time.perf_counter() - started
-            about: dict[str, object] = {
-                "commit": git_commit(),
-                "versions": package_versions(),
-                "device": jax.devices()[0].device_kind,
-                "machine": machine(),
+            about = {
+                **_about(cell_run.cell, results_dir),
                 "cells_beside": len(batch) - 1,
                 "wall_s": seconds,
-                "suite": cell_run.cell.settings.environment.suite,
-                **_origin(cell_run.cell, results_dir),
+                **logs[cell_run.cell.name].found(cell_run),
             }
-            if (at := diverged.get(cell_run.cell.name)) is not None:
-                about["diverged_at_env_steps"] = at
-            if (tuned := cell_run.cell.tuning) is not None:
-                about["tuning_scores"] = list(tuned.scores)
-                about |= (
-                    {"tuning_factors": list(tuned.factors)} if tuned.factors else {}
-                )
             result = dataclasses.replace(
                 cell_run.result, wall_s=round(seconds / len(batch), 3)
             )
@@ -136,6 +115,69 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
 
         run.run(on_row, on_finished, told_to_stop=told_to_stop)
         camera.film(trackers, told_to_stop)
+
+
+class _CellLog:
+    """Writes the metrics of one cell while it learns, and warns of what goes wrong."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        """Start the clock of the first row."""
+        self._tracker = tracker
+        self._env_steps, self._written_at = 0, time.perf_counter()
+        self._diverged_at: int | None = None  # environment steps
+        self._told_of_returns = False
+
+    def add_row(self, run: CellRun, metrics: Mapping[str, float]) -> None:
+        """Write a row; call where one was added to the cell's curve."""
+        self._warn(run, metrics)
+        now = time.perf_counter()
+        seconds, env_steps = now - self._written_at, run.env_steps - self._env_steps
+        self._env_steps, self._written_at = run.env_steps, now
+        row = _row(run, metrics) | {"charts/SPS": env_steps / seconds}
+        self._tracker.log(row, global_step=run.env_steps)
+
+    def found(self, run: CellRun) -> dict[str, object]:
+        """Return what went wrong, to be stored with the cell."""
+        found: dict[str, object] = {}
+        if self._diverged_at is not None:
+            found["diverged_at_env_steps"] = self._diverged_at
+        if run.nonfinite_returns:
+            found["nonfinite_return"] = run.nonfinite_returns
+        return found
+
+    def _warn(self, run: CellRun, metrics: Mapping[str, float]) -> None:
+        name, at = run.cell.name, f"{run.env_steps:,} env steps"
+        # Seen at rows of the curve alone, and one such loss need not be the end.
+        is_finite = math.isfinite(metrics.get("loss", 0.0))
+        if self._diverged_at is None and not is_finite:
+            self._diverged_at = run.env_steps
+            say(
+                f"warning: {name}: the loss is not finite at {at}; its agent may "
+                "learn no more"
+            )
+        if run.nonfinite_returns and not self._told_of_returns:
+            self._told_of_returns = True
+            say(
+                f"warning: {name}: the return of {run.nonfinite_returns} of "
+                f"{run.episodes} episodes is not finite by {at}; means with such a "
+                "return are left out"
+            )
+
+
+def _about(cell: Cell, results_dir: Path) -> dict[str, object]:
+    """Return where a result comes from, besides its settings."""
+    about: dict[str, object] = {
+        "commit": git_commit(),
+        "versions": package_versions(),
+        "device": jax.devices()[0].device_kind,
+        "machine": machine(),
+        "suite": cell.settings.environment.suite,
+        **_origin(cell, results_dir),
+    }
+    if (tuned := cell.tuning) is not None:
+        about["tuning_scores"] = list(tuned.scores)
+        about |= {"tuning_factors": list(tuned.factors)} if tuned.factors else {}
+    return about
 
 
 def _origin(cell: Cell, results_dir: Path) -> dict[str, object]:
@@ -179,13 +221,12 @@ def _tracker(cell: Cell, folder: Path) -> Tracker:
     return Tracker(folder, cell.settings.tracking, config, labels)
 
 
-def _row(
-    run: CellRun, metrics: Mapping[str, float], seconds: float
-) -> dict[str, float]:
+def _row(run: CellRun, metrics: Mapping[str, float]) -> dict[str, float]:
     """Return a row of metrics by the names of `docs/metrics.md`."""
-    row = {"charts/SPS": run.env_steps / seconds}
+    row: dict[str, float] = {}
     point = run.curve[-1]
-    if point.mean_return is not None:
-        row["charts/episodic_return"] = point.mean_return
+    if point.episodes:
+        mean = point.mean_return
+        row["charts/episodic_return"] = math.nan if mean is None else mean
         row["charts/episodic_length"] = float(run.newest_lengths.mean())
     return row | {logged_name(name): value for name, value in metrics.items()}

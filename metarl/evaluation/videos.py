@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -200,6 +201,8 @@ class _Shoot:
                     seed=pool_seed(cell.base_seed, _POOL_INDEX, 0, 0),
                     on_frame=writer.add,
                 )
+            if not math.isfinite(recording.episode_return):
+                raise ValueError("the return of the episode is not finite")
             path = folder / video_name(cell, stage, recording)
             unfinished.replace(path)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -57,6 +58,11 @@ def learned(folder: Path, seed: int) -> dict[str, object]:
     return {"result": stored["result"], "curve": stored["curve"]}
 
 
+def tracked(folder: Path, seed: int) -> list[dict[str, float | None]]:
+    path = folder / "tracking" / f"small__Catch-v0__seed{seed}" / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 class DivergingRule(PolicyGradient):
     def loss(self, *arguments):
         loss, metrics = super().loss(*arguments)
@@ -67,10 +73,39 @@ def test_an_agent_that_diverges_is_told_and_stored(tmp_path, capsys):
     config = PolicyGradientConfig()
     rule = LoadedRule(DivergingRule(config), {}, new_manifest(config), "small")
     run(tmp_path, "seeds=[1]", rule=rule)
-    warning = "warning: small__Catch-v0__seed1: the loss is not finite after "
-    assert capsys.readouterr().out.count(warning) == 1
     about = json.loads(cell_file(tmp_path, 1).read_text())["about"]
-    assert 0 < about["diverged_at_env_steps"] < 300
+    at = about["diverged_at_env_steps"]
+    assert 0 < at < 300
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if "warning" in x)
+    assert line == (
+        f"warning: small__Catch-v0__seed1: the loss is not finite at {at} env steps; "
+        "its agent may learn no more"
+    )
+
+
+def test_an_environment_that_pays_nan_is_told_and_stored_as_json(
+    tmp_path, monkeypatch, capsys
+):
+    drain = actor.Actor.drain_episodes
+
+    def paid_nan(self):
+        return [
+            [dataclasses.replace(e, returns=e.returns * np.nan) for e in of_cell]
+            for of_cell in drain(self)
+        ]
+
+    monkeypatch.setattr(actor.Actor, "drain_episodes", paid_nan)
+    (result,) = run(tmp_path, "seeds=[1]")
+    assert (result.mean_return, result.scored_episodes) == (None, 0)
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if "warning" in x)
+    assert line.startswith("warning: small__Catch-v0__seed1: the return of ")
+    assert line.endswith("; means with such a return are left out")
+    for path in (cell_file(tmp_path, 1), tmp_path / "results.json"):
+        json.loads(path.read_text(), parse_constant=pytest.fail)
+    stored = json.loads(cell_file(tmp_path, 1).read_text())
+    assert stored["about"]["nonfinite_return"] == result.episodes > 0
+    assert [row["mean_return"] for row in stored["curve"]] == [None] * 3
+    assert tracked(tmp_path, 1)[-1]["charts/episodic_return"] is None
 
 
 @pytest.mark.parametrize("replay", [[], REPLAY])
@@ -242,8 +277,7 @@ def test_results_need_a_folder(tmp_path):
 
 def test_curves_are_tracked_by_cell(tmp_path):
     (result,) = run(tmp_path, "seeds=[1]")
-    path = tmp_path / "tracking" / "small__Catch-v0__seed1" / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = tracked(tmp_path, 1)
     assert [row["global_step"] for row in rows] == [
         row["env_steps"] for row in learned(tmp_path, 1)["curve"]
     ]

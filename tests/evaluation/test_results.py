@@ -4,13 +4,14 @@ import csv
 import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from metarl.envs.pool import Episodes
 from metarl.errors import UserError
-from metarl.evaluation import results
+from metarl.evaluation import results, training
 from metarl.evaluation.amendments import update_statuses
 from metarl.evaluation.cells import Cell, plan
 from metarl.evaluation.results import CurveRow, Video
@@ -390,6 +391,39 @@ def test_of_fewer_episodes_all_count_and_none_is_no_number():
     assert run.result.human_normalized_score is None
 
 
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_returns_that_are_not_finite_are_nothing_in_json(tmp_path, odd):
+    one = cell("Pong-v5", 1, "env_steps=20", "curve_points=2", "final_score.episodes=3")
+    run = CellRun(one)
+    run.record(env_steps=10, agent_updates=1, episodes=episodes(odd, 1.0, 2.0, 3.0))
+    assert (run.nonfinite_returns, run.curve[0].episodes) == (1, 4)
+    # The score is of the newest alone, so it may be finite again.
+    run.record(env_steps=10, agent_updates=2, episodes=episodes(4.0))
+    assert [row.mean_return for row in run.curve] == [None, 4.0]
+    assert (run.result.mean_return, run.result.scored_episodes) == (3.0, 3)
+
+    result = results.make_result(one, env_steps=20, episodes=2, last_returns=[1, odd])
+    assert result.mean_return is result.human_normalized_score is None
+    assert (result.episodes, result.scored_episodes) == (2, 0)
+    results.write_cell(tmp_path, one, result, run.curve, {})
+    results.merge_cells(tmp_path)
+    for path in (*(tmp_path / "cells").iterdir(), tmp_path / "results.json"):
+        json.loads(path.read_text(), parse_constant=pytest.fail)
+    (row,) = rows_of(tmp_path / "results.csv")
+    assert (row["mean_return"], row["human_normalized_score"]) == ("", "")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        results.write_tree(tmp_path / "other.json", {"a": odd})
+
+
+def test_a_nan_that_an_earlier_version_wrote_is_read_as_nothing(tmp_path):
+    store(tmp_path, cell())
+    (path,) = (tmp_path / "cells").iterdir()
+    text = path.read_text()
+    assert text.count('"mean_return": 0.5') == 1
+    path.write_text(text.replace('"mean_return": 0.5', '"mean_return": NaN'))
+    assert results.merge_cells(tmp_path)[0].mean_return is None
+
+
 def test_a_curve_has_a_row_per_part_of_the_budget():
     run = CellRun(cell("Catch-v0", 1, "env_steps=100", "curve_points=4"))
     due = [
@@ -403,3 +437,15 @@ def test_a_curve_has_a_row_per_part_of_the_budget():
         CurveRow(80, 8, 3, 6.0),
         CurveRow(100, 10, 2, 8.5),
     ]
+
+
+def test_speed_is_since_the_row_before(monkeypatch):
+    clock = iter([10.0, 14.0, 15.0])  # compiling takes most of the first row
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=clock.__next__))
+    rows = []
+    log = training._CellLog(SimpleNamespace(log=lambda row, **_: rows.append(row)))
+    run = CellRun(cell("Catch-v0", 1, "env_steps=20", "curve_points=2"))
+    for _ in range(2):
+        run.record(env_steps=10, agent_updates=1, episodes=episodes(0.5))
+        log.add_row(run, {})
+    assert [row["charts/SPS"] for row in rows] == [2.5, 10.0]

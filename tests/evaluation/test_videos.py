@@ -410,6 +410,19 @@ def test_a_video_that_fails_is_one_line_and_leaves_nothing(
     assert read_cells(tmp_path)[0].videos == ()
 
 
+def test_an_episode_whose_return_is_nan_has_no_video(tmp_path, monkeypatch, capsys):
+    def pay_nan(*args, on_frame, **kwargs):
+        del args, kwargs
+        on_frame(np.zeros((32, 32, 3), np.uint8))
+        return Recording(float("nan"), 1, 1, False)
+
+    monkeypatch.setattr(videos, "record_episode", pay_nan)
+    assert _film(tmp_path, _Film(_rule(), "seeds=[3]")) == []
+    assert "seed3: the return of the episode is not finite" in capsys.readouterr().out
+    assert list((tmp_path / "videos").iterdir()) == []
+    assert read_cells(tmp_path)[0].videos == ()
+
+
 def test_a_stop_leaves_out_the_videos_that_are_left(tmp_path):
     asked = iter([False, True])
     shown = _film(tmp_path, _Film(_rule(), "seeds=[3]"), lambda: next(asked))

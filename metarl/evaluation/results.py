@@ -12,11 +12,11 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from metarl.atomic_files import write_file
+from metarl.atomic_files import write_file, write_new_file
 from metarl.envs.suites import GAMES, human_normalized_score
 from metarl.errors import UserError
 from metarl.evaluation.cells import GROUP_SIZE, Cell, completed_identity
@@ -164,8 +164,9 @@ def write_cell(
     about: Mapping[str, object],
     *,
     videos: Sequence[Video] = (),
-) -> None:
-    """Store a finished cell.
+    before: Callable[[], None] | None = None,
+) -> bool:
+    """Store a finished cell, unless another process was first: its result stays.
 
     Args:
       results_dir: of the evaluation.
@@ -174,6 +175,10 @@ def write_cell(
       curve: its learning curve.
       about: what else is worth knowing, such as versions and seconds.
       videos: of its agents.
+      before: called right before it is stored, if it is.
+
+    Returns:
+      Whether it was stored.
     """
     tree = {
         "format": FORMAT,
@@ -183,7 +188,13 @@ def write_cell(
         "about": dict(about),
         "videos": [dataclasses.asdict(video) for video in videos],
     }
-    write_tree(cell_path(results_dir, cell), tree)
+    path = cell_path(results_dir, cell)
+    with changing(results_dir):
+        if path.exists():
+            return False
+        if before is not None:
+            before()
+        return write_new_file(path, _json(tree).encode())
 
 
 def is_finished(
@@ -234,7 +245,7 @@ def merge_cells(results_dir: Path) -> list[Result]:
 
 @contextlib.contextmanager
 def changing(results_dir: Path) -> Iterator[None]:
-    """Keep others from merging cells, or changing stored ones, while the block runs."""
+    """Keep others from merging, storing and changing cells while the block runs."""
     with locked(results_dir / ".merge.lock"):
         yield
 
@@ -354,7 +365,11 @@ def _not_a_cell(path: Path, error: Exception) -> UserError:
 
 def write_tree(path: Path, tree: object) -> None:
     """Write a JSON file so that no reader sees a part of it."""
-    _write(path, json.dumps(tree, indent=1, allow_nan=False) + "\n")
+    _write(path, _json(tree))
+
+
+def _json(tree: object) -> str:
+    return json.dumps(tree, indent=1, allow_nan=False) + "\n"
 
 
 def _write(path: Path, text: str) -> None:

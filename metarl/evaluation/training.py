@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import secrets
@@ -107,10 +108,20 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
             result = dataclasses.replace(
                 cell_run.result, wall_s=round(seconds / len(batch), 3)
             )
-            camera.secure(cell_run)
-            results.write_cell(
-                results_dir, cell_run.cell, result, cell_run.curve, about
+            is_ours = results.write_cell(
+                results_dir,
+                cell_run.cell,
+                result,
+                cell_run.curve,
+                about,
+                before=functools.partial(camera.secure, cell_run),
             )
+            if not is_ours:
+                camera.leave(cell_run)
+                say(
+                    f"{cell_run.cell.name} was stored by another process in the "
+                    "meantime: that result is kept, and this one dropped"
+                )
             results.merge_cells(results_dir)
 
         run.run(on_row, on_finished, told_to_stop=told_to_stop)

@@ -98,6 +98,10 @@ class Camera:
         except OSError as error:
             say(f"warning: a kill would lose the videos of {cell.name}: {error}")
 
+    def leave(self, cell_run: CellRun) -> None:
+        """Film none of a cell: its result is another process's, and so are agents."""
+        self._kept.pop(cell_run.cell.name, None)
+
     def film(
         self, trackers: Mapping[str, Tracker], told_to_stop: ToldToStop = never
     ) -> None:

@@ -3,12 +3,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from metarl.atomic_files import write_new_file
 from metarl.envs.pool import Episodes
 from metarl.errors import UserError
 from metarl.evaluation import results, training
@@ -35,12 +37,12 @@ def cell(game: str = "Catch-v0", seed: int = 1, *overrides: str, **manifest) -> 
     return found
 
 
-def store(folder, cell: Cell, mean: float | None = 0.5, videos=()) -> None:
+def store(folder, cell: Cell, mean: float | None = 0.5, **others) -> bool:
     result = results.make_result(
         cell, env_steps=100, episodes=3, last_returns=[] if mean is None else [mean]
     )
     curve = [CurveRow(50, 2, 1, None), CurveRow(100, 4, 2, 0.25)]
-    results.write_cell(folder, cell, result, curve, {"wall_s": 1.0}, videos=videos)
+    return results.write_cell(folder, cell, result, curve, {"wall_s": 1.0}, **others)
 
 
 def rows_of(path) -> list[dict[str, str]]:
@@ -310,12 +312,35 @@ def test_whoever_merges_last_has_all_cells(tmp_path):
 
 def test_one_cell_may_be_written_by_several_at_once(tmp_path):
     one = cell()
+    means = [float(i) for i in range(40)]
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda _: store(tmp_path, one), range(40)))
+        were_first = list(threads.map(lambda mean: store(tmp_path, one, mean), means))
+    (first,) = (m for m, was_first in zip(means, were_first, strict=True) if was_first)
+    assert results.read_cell(tmp_path, one).result.mean_return == first
     assert [path.name for path in (tmp_path / "cells").iterdir()] == [
         f"{one.name}.json"
     ]
     assert results.is_finished(tmp_path, one)
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_who_stores_a_cell_first_stores_it(tmp_path, monkeypatch, has_links):
+    if not has_links:
+
+        def refuse(*_):
+            raise PermissionError
+
+        monkeypatch.setattr(os, "link", refuse)
+    one, called = cell(), []
+    videos = (Video("final", "videos/a.mp4", 0.5, 100),)
+    assert store(tmp_path, one, 0.5, videos=videos, before=lambda: called.append(1))
+    (path,) = (tmp_path / "cells").iterdir()
+    stored = path.read_bytes()
+    assert not store(tmp_path, one, 0.25, before=lambda: called.append(2))
+    assert not write_new_file(path, b"other")  # nor without the lock
+    assert called == [1]
+    assert list((tmp_path / "cells").iterdir()) == [path]
+    assert path.read_bytes() == stored
 
 
 def test_a_file_that_is_no_cell_is_named(tmp_path):

@@ -322,6 +322,28 @@ def test_what_a_process_did_not_come_to_film_the_next_one_films(
     assert not (tmp_path / ".unfilmed").exists()
 
 
+def test_a_result_that_came_second_is_dropped_with_its_agents(
+    tmp_path, monkeypatch, capsys
+):
+    own = ["videos=true", "seeds=[1]", f"results_dir={tmp_path}"]
+    (cell,) = plan([_rule()], overrides=[*TINY, *own])
+    learn = BatchRun.run
+
+    def another_is_first(*args, **kwargs):
+        first = make_result(cell, env_steps=300, episodes=1, last_returns=[0.125])
+        assert write_cell(tmp_path, cell, first, [], {})
+        learn(*args, **kwargs)
+
+    monkeypatch.setattr(BatchRun, "run", another_is_first)
+    (row,) = evaluate([_rule()], overrides=[*TINY, *own])
+    assert row.mean_return == 0.125
+    (stored,) = read_cells(tmp_path)
+    assert (stored.result, stored.curve, stored.videos) == (row, (), ())
+    assert not (tmp_path / ".unfilmed").exists()
+    assert not (tmp_path / "videos").exists()
+    assert f"{cell.name} was stored by another process" in capsys.readouterr().out
+
+
 def test_agents_of_other_settings_are_not_filmed(tmp_path):
     film = _Film(_rule(), "seeds=[3]")
     (cell,) = film.store(tmp_path)

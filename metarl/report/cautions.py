@@ -12,6 +12,7 @@ from metarl.report import compare, evaluation_tables
 from metarl.report.compare import Group
 from metarl.report.markup import count_of, number
 from metarl.report.scores import Evaluation, task_of
+from metarl.report.sound_cells import is_infinite
 
 FEW_SEEDS = 5
 
@@ -33,21 +34,34 @@ def cautions(evaluation: Evaluation) -> list[str]:
     thin = len(evaluation_tables.thin_table(evaluation).rows)
     if thin:
         found.append(f"Scored on fewer than 100 episodes: {count_of(thin, 'cell')}.")
-    diverged = [
-        f"{cell.result.rule} on {cell.result.game}, seed {cell.result.seed}"
+    diverged = _names_of(
+        cell
         for cell in evaluation.records()
         if cell.about.get("diverged_at_env_steps") is not None
-    ]
+    )
     if diverged:
         found.append(
             f"Losses became infinite or NaN in {count_of(len(diverged), 'cell')}: "
             f"{', '.join(diverged)}."
+        )
+    infinite = _names_of(filter(is_infinite, evaluation.records()))
+    if infinite:
+        found.append(
+            f"The return is not finite in {count_of(len(infinite), 'cell')}, whose "
+            f"game is in no aggregate: {', '.join(infinite)}."
         )
     if evaluation.baseline is None:
         found.append(
             "There is no baseline rule in these results (--baseline names one)."
         )
     return found
+
+
+def _names_of(cells: Iterable[CellRecord]) -> list[str]:
+    return [
+        f"{cell.result.rule} on {cell.result.game}, seed {cell.result.seed}"
+        for cell in cells
+    ]
 
 
 def _about_budgets(evaluation: Evaluation) -> Iterable[str]:

@@ -209,8 +209,12 @@ def _why_left_out(evaluation: Evaluation, task: Task) -> str:
         for rule in evaluation.rules
         if not rule.is_random and not compare.is_scored(evaluation, rule.name, task)
     ]
+    if not lacking and not all(rule.is_random for rule in evaluation.rules):
+        return f"{task.name} (no rule has scores on half of these games)"
     if any(evaluation.returns(rule, task) for rule in lacking):
         why = "in some seeds no episode finished"
+        if any(evaluation.has_infinite(rule, task) for rule in lacking):
+            why = "in some seeds the return is not finite"
         return f"{task.name} ({why}: {', '.join(lacking)})"
     return f"{task.name} (no return of {', '.join(lacking) or 'any rule'})"
 

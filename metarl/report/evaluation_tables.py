@@ -22,6 +22,7 @@ from metarl.report.scores import (
     rule_name,
     task_of,
 )
+from metarl.report.sound_cells import is_infinite
 from metarl.report.tables import Cell, DataTable
 from metarl.statistics import Estimate, Runs, improvement_interval
 
@@ -163,7 +164,7 @@ def thin_table(evaluation: Evaluation) -> DataTable:
             task_of(record).name,
             record.result.seed,
             record.result.scored_episodes,
-            "no episode finished" if record.result.mean_return is None else "",
+            _why_no_return(record),
         )
         for record in evaluation.records()
         if record.result.scored_episodes < WANTED_EPISODES
@@ -225,7 +226,11 @@ def raw_table(evaluation: Evaluation) -> DataTable:
     rows = []
     for task in evaluation.tasks:
         if not any(evaluation.returns(rule.name, task) for rule in evaluation.rules):
-            rows.append((task.name, "no agent finished an episode"))
+            is_infinite = any(
+                evaluation.has_infinite(rule.name, task) for rule in evaluation.rules
+            )
+            why = "has a finite return" if is_infinite else "finished an episode"
+            rows.append((task.name, f"no agent {why}"))
         elif evaluation.scales[task].kind == "raw":
             rows.append((task.name, evaluation.scales[task].why_raw))
     return DataTable("no-score", ("game", "why there is no score"), tuple(rows))
@@ -308,6 +313,13 @@ def hours(cells: Sequence[CellRecord]) -> float | None:
     """Return the hours of machine time of some cells; None where unknown."""
     known = [c.result.wall_s for c in cells if c.result.wall_s is not None]
     return sum(known) / 3600 if known else None
+
+
+def _why_no_return(cell: CellRecord) -> str:
+    """Return why a cell has none; empty where it has one."""
+    if cell.result.mean_return is not None:
+        return ""
+    return "the return is not finite" if is_infinite(cell) else "no episode finished"
 
 
 def _improvement(evaluation: Evaluation, rule: str, task: Task) -> Estimate | None:

@@ -53,7 +53,7 @@ def game_card(evaluation: Evaluation, task: Task, note: str) -> Figure:
         "their mean. Below: raw final return; bars: from random to the mean over "
         "seeds; lines: 95 % bootstrap intervals of that mean; dots: seeds.",
         "; ".join(f"{name}: {describe(e)}" for name, e in finals.items())
-        or "no episode finished",
+        or "no final return",
         f"{size}; lines: 95 % bootstrap intervals of the mean; dots: seeds",
     )
     bars = 0.35 + 0.27 * max(1, len(finals))
@@ -68,7 +68,7 @@ def game_card(evaluation: Evaluation, task: Task, note: str) -> Figure:
         above.set_ylabel("raw return")
         if not finals:
             below.text(
-                0.5, 0.5, "no episode finished", ha="center", transform=below.transAxes
+                0.5, 0.5, "no final return", ha="center", transform=below.transAxes
             )
         random = random_of(evaluation, task)
         floor = 0.0 if random is None else random.value

@@ -95,7 +95,7 @@ def slug(text: str) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number for people: ``digits`` significant ones, thousands apart."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "–"
     if abs(value) < 1e-12:
         return "0"  # what is left of a difference of equal numbers

@@ -15,6 +15,7 @@ from typing import Any
 from metarl.envs.suites import GAMES, Game
 from metarl.errors import UserError
 from metarl.evaluation.results import CELLS, CellRecord, read_cells
+from metarl.report.sound_cells import require_sound, without_infinities
 from metarl.statistics import Estimate
 from metarl.validation_plan import (
     OF_TRAINING,
@@ -150,7 +151,10 @@ def _read(folder: Path) -> tuple[Validation, Mapping[str, Any], Scale]:
         raise UserError(f"report: {path} is not a validation's score") from error
     scale = _scale(games)
     numbers: dict[str, tuple[float, ...]] = {}
-    cells = sorted(read_cells(folder), key=lambda cell: cell.result.seed)
+    stored = read_cells(folder)
+    for cell in stored:
+        require_sound(folder, cell)
+    cells = sorted(map(without_infinities, stored), key=lambda cell: cell.result.seed)
     for game in games:
         found = tuple(_number(cell, scale) for cell in cells if _is_of(cell, game))
         if found:

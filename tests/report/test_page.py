@@ -6,14 +6,16 @@ import base64
 import csv
 import html.parser
 import io
+import json
 import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from report_cells import ABOUT, make_cell, store, store_all
+from report_cells import ABOUT, make_cell, spoil, store, store_all
 
+from metarl.evaluation import results
 from metarl.evaluation.mp4 import Mp4Writer
 from metarl.evaluation.results import Video
 from metarl.report import evaluation_tables, figures, write_report
@@ -200,8 +202,13 @@ def test_rules_that_played_other_games_by_one_name_are_told(tmp_path):
     for game, given in (("Pong-v5", sticky), ("Boxing-v5", colour)):
         store(tmp_path, make_cell("actor_critic", game, 1), 1.0)
         store(tmp_path, make_cell("mine", game, 1, given), 1.0)
-    store(tmp_path, make_cell("random", "Catch-v0", 1, sticky), 0.0)
-    store(tmp_path, make_cell("mine", "Catch-v0", 1), 0.0)
+    # Options of Atari that a rule brings are with its other games too, for nothing.
+    for rule in ("random", "mine"):
+        store(tmp_path, make_cell(rule, "Catch-v0", 1), 0.0)
+    path = results.cell_path(tmp_path, make_cell("random", "Catch-v0", 1))
+    tree = json.loads(path.read_text())
+    tree["settings"]["environment"]["atari"]["sticky_actions"] = 0.25
+    path.write_text(json.dumps(tree))
     text, _ = report(tmp_path)
     said = "rules: Pong-v5 (sticky_actions = 0.25 and 0.0)."
     assert text.count("Not the same game to all rules") == text.count(said) == 1
@@ -244,6 +251,43 @@ def test_a_game_with_a_seed_that_finished_no_episode_is_not_aggregated(tmp_path)
     assert "Aggregated over 1 game: Pong-v5." in text
     why = "in some seeds no episode finished: actor_critic"
     assert f"Left out: Boxing-v5 ({why})." in text
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_game_with_a_return_that_is_not_finite_is_not_aggregated(tmp_path, bad):
+    store_all(
+        tmp_path,
+        {
+            ("actor_critic", "Pong-v5"): [1.0, 2.0],
+            ("actor_critic", "Boxing-v5"): [90.0, 91.0],
+            ("actor_critic", "Breakout-v5"): [20.0, 21.0],
+            ("actor_critic", "Qbert-v5"): [5.0],
+        },
+    )
+    for game, seed in (("Boxing-v5", 2), ("Qbert-v5", 1)):
+        spoil(tmp_path, make_cell("actor_critic", game, seed), bad)
+    text, _ = report(tmp_path)
+    cautions = text[text.index("Before you read") : text.index("</aside>")]
+    assert (
+        "The return is not finite in 2 cells, whose game is in no aggregate: "
+        "actor_critic on Boxing-v5, seed 2, actor_critic on Qbert-v5, seed 1."
+    ) in cautions
+    assert "Aggregated over 2 games: Breakout-v5, Pong-v5." in text
+    why = "in some seeds the return is not finite: actor_critic"
+    assert f"Left out: Boxing-v5 ({why})." in text
+    assert "no agent has a finite return" in text
+    assert "finished an episode" not in text
+    card = (tmp_path / figures.FOLDER / "game_Qbert-v5.csv").read_text()
+    assert card.count("actor_critic,1,") == 2
+
+
+def test_a_rule_with_less_than_half_of_the_games_is_told(tmp_path):
+    games = ("Boxing-v5", "Breakout-v5", "Pong-v5")
+    store_all(tmp_path, {("mine", game): [90.0, 91.0] for game in games})
+    for game in games[:2]:
+        store(tmp_path, make_cell("mine", game, 3), None)
+    text, _ = report(tmp_path)
+    assert "Left out: Pong-v5 (no rule has scores on half of these games)." in text
 
 
 def test_a_rule_with_few_of_the_games_takes_none_from_the_others(tmp_path):
@@ -364,6 +408,8 @@ def test_a_random_agent_is_shown_once_and_every_game_has_its_part(
     ("value", "expected"),
     [
         (None, "–"),
+        (float("nan"), "–"),
+        (float("-inf"), "–"),
         (0.0, "0"),
         (1e-17, "0"),
         (3.0, "3"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from report_cells import make_cell, store, store_all
+from report_cells import make_cell, spoil, store, store_all
 
 from metarl.envs import availability
 from metarl.errors import UserError
@@ -402,13 +402,39 @@ def test_two_rules_of_one_name_are_refused(tmp_path):
         read(tmp_path / "a", tmp_path / "b")
 
 
-@pytest.mark.parametrize("final", [float("nan"), float("-inf")])
-def test_a_return_that_is_no_number_is_one_line(tmp_path, final):
-    store(tmp_path, make_cell("actor_critic", "Pong-v5", 4), final)
-    with pytest.raises(
-        UserError, match=f"Pong-v5 with seed 4, whose return is {final}"
-    ):
+@pytest.mark.parametrize(
+    ("part", "name", "value", "needed"),
+    [
+        ("result", "mean_return", "high", "'high' (a number is needed)"),
+        ("result", "mean_return", True, "True (a number is needed)"),
+        ("result", "frames", None, "None (a number is needed)"),
+        ("result", "status", 3, "3 (text is needed)"),
+        ("curve", "mean_return", [1], "[1] (a number is needed)"),
+    ],
+)
+def test_what_is_no_number_is_one_line(tmp_path, part, name, value, needed):
+    store(tmp_path, make_cell("actor_critic", "Pong-v5", 4), 1.0)
+    (path,) = (tmp_path / "cells").iterdir()
+    tree = json.loads(path.read_text())
+    changed = tree["result"] if part == "result" else tree["curve"][1]
+    changed[name] = value
+    path.write_text(json.dumps(tree))
+    with pytest.raises(UserError) as error:
         read(tmp_path)
+    assert str(error.value) == (
+        f"report: {tmp_path} has actor_critic on Pong-v5 with seed 4, whose {name} is "
+        f"{needed}"
+    )
+
+
+def test_equal_cells_that_are_not_finite_count_once(tmp_path):
+    for folder in ("a", "b"):
+        cell = make_cell("actor_critic", "Pong-v5", 1)
+        store(tmp_path / folder, cell, 1.0)
+        spoil(tmp_path / folder, cell, float("nan"))
+    evaluation = read(tmp_path / "a", tmp_path / "b")
+    assert len(list(evaluation.records())) == 1
+    assert evaluation.returns("actor_critic", Task("Pong-v5")) == []
 
 
 def test_an_unknown_baseline_is_named_with_the_nearest(tmp_path):

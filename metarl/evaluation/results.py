@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metarl.atomic_files import write_file, write_new_file
+from metarl.console import say
 from metarl.envs.suites import GAMES, human_normalized_score
 from metarl.errors import UserError
 from metarl.evaluation.cells import GROUP_SIZE, Cell, completed_identity
@@ -234,7 +236,8 @@ def is_finished(
 def merge_cells(results_dir: Path) -> list[Result]:
     """Write `results.csv`, `results.json` and `curves.csv` from all cells there are.
 
-    One process after another, so that no table is put in place of a newer one.
+    One process after another, so that no table is put in place of a newer one. A file
+    that is not understood, as of a newer version, costs one line and its row.
 
     Returns:
       The rows, by rule, game and seed.
@@ -251,7 +254,7 @@ def changing(results_dir: Path) -> Iterator[None]:
 
 
 def _merge(results_dir: Path) -> list[Result]:
-    records = read_cells(results_dir)
+    records = _by_cell(_readable(results_dir))
     rows = [dataclasses.asdict(record.result) for record in records]
     columns = [field.name for field in dataclasses.fields(Result)]
     _write(results_dir / "results.csv", _csv(columns, rows))
@@ -278,7 +281,23 @@ def read_cells(results_dir: Path) -> list[CellRecord]:
     Raises:
       UserError: a file there is not a cell's.
     """
-    records = [_record(path) for path in (results_dir / CELLS).glob("*.json")]
+    return _by_cell(_record(path) for path in (results_dir / CELLS).glob("*.json"))
+
+
+def _readable(results_dir: Path) -> Iterator[CellRecord]:
+    for path in (results_dir / CELLS).glob("*.json"):
+        try:
+            yield _record(path)
+        except UserError as error:
+            _say_once(f"warning: {error}; the tables are without it")
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    say(line)
+
+
+def _by_cell(records: Iterable[CellRecord]) -> list[CellRecord]:
     return sorted(records, key=lambda r: (r.result.rule, r.result.game, r.result.seed))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 
 from metarl.console import heartbeat, say
+from metarl.errors import UserError
 from metarl.evaluation import amendments, memory, results
 from metarl.evaluation.batches import batches
 from metarl.evaluation.cells import Cell
@@ -63,7 +64,11 @@ def train_missing(
 
 def _update_statuses(cells: Sequence[Cell], results_dir: Path) -> None:
     rules = {cell.rule.name: cell.rule for cell in cells}
-    changed = amendments.update_statuses(results_dir, list(rules.values()))
+    try:
+        changed = amendments.update_statuses(results_dir, list(rules.values()))
+    except UserError as error:  # a file of somebody else's cell
+        say(f"warning: {error}; statuses are not updated")
+        return
     if changed:
         name, before, now = changed[0]
         more = f", and {len(changed) - 1} more" if changed[1:] else ""
@@ -122,9 +127,10 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
                     f"{cell_run.cell.name} was stored by another process in the "
                     "meantime: that result is kept, and this one dropped"
                 )
-            results.merge_cells(results_dir)
 
         run.run(on_row, on_finished, told_to_stop=told_to_stop)
+        # Of all cells there are: not after each.
+        results.merge_cells(results_dir)
         camera.film(trackers, told_to_stop)
 
 

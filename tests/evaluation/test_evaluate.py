@@ -15,7 +15,7 @@ import pytest
 
 from metarl.config import ActorCriticConfig, PolicyGradientConfig
 from metarl.errors import UserError
-from metarl.evaluation import evaluate, main, runner
+from metarl.evaluation import evaluate, main, results, runner
 from metarl.evaluation.cells import plan
 from metarl.evaluation.results import Result
 from metarl.evaluation.runner import BatchRun
@@ -260,6 +260,32 @@ def test_killed_between_cells_it_goes_on_with_the_missing_ones(tmp_path, monkeyp
     assert [row.seed for row in rows] == [1, 2]
     run(tmp_path / "whole", "seeds=[2]")
     assert learned(tmp_path, 2) == learned(tmp_path / "whole", 2)
+
+
+def test_a_strange_file_in_the_folder_costs_no_cell(tmp_path, monkeypatch, capsys):
+    merges = []
+    merge_cells = results.merge_cells
+    monkeypatch.setattr(
+        results, "merge_cells", lambda place: merges.append(1) or merge_cells(place)
+    )
+    make_result = runner.make_result
+
+    def beside_a_stranger(*args, **kwargs):
+        (tmp_path / "cells").mkdir(exist_ok=True)
+        (tmp_path / "cells" / "strange.json").write_text("{")
+        return make_result(*args, **kwargs)
+
+    monkeypatch.setattr(runner, "make_result", beside_a_stranger)
+    for seeds in ([1, 2, 3], [1, 2, 3, 4]):  # it is there at the start, too
+        del merges[:]
+        rows = run(tmp_path, f"seeds={seeds}", "cells_at_once=3")
+        assert [row.seed for row in rows] == seeds
+        assert len(merges) == 2  # after the batch, and at the end
+    lines = [x for x in capsys.readouterr().out.splitlines() if "warning" in x]
+    assert [line.rpartition("; ")[2] for line in lines] == [
+        "the tables are without it",
+        "statuses are not updated",
+    ]
 
 
 def test_other_settings_are_refused_before_anything_runs(tmp_path):

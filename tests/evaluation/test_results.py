@@ -343,11 +343,23 @@ def test_who_stores_a_cell_first_stores_it(tmp_path, monkeypatch, has_links):
     assert path.read_bytes() == stored
 
 
-def test_a_file_that_is_no_cell_is_named(tmp_path):
-    (tmp_path / "cells").mkdir()
-    (tmp_path / "cells" / "notes.json").write_text('{"a": 1}')
-    with pytest.raises(UserError, match=r"notes\.json is not a cell's file"):
-        results.merge_cells(tmp_path)
+def test_a_file_that_is_no_cell_is_named_and_costs_its_row_alone(tmp_path, capsys):
+    store(tmp_path, cell())
+    (path,) = (tmp_path / "cells").iterdir()
+    newer = json.loads(path.read_text())
+    newer["result"]["column_of_a_newer_version"] = 1
+    others = {"notes.json": '{"a": 1}', "newer.json": json.dumps(newer)}
+    for name, text in others.items():
+        (tmp_path / "cells" / name).write_text(text)
+    for _ in range(2):
+        assert [row.game for row in results.merge_cells(tmp_path)] == ["Catch-v0"]
+    assert len(rows_of(tmp_path / "results.csv")) == 1
+    lines = sorted(capsys.readouterr().out.splitlines())
+    for line, name in zip(lines, sorted(others), strict=True):
+        assert line.startswith(f"warning: results_dir: {tmp_path}/cells/{name} is not")
+        assert line.endswith("; the tables are without it")
+    with pytest.raises(UserError, match=r"(notes|newer)\.json is not a cell's file"):
+        results.read_cells(tmp_path)
 
 
 def test_summary_is_a_mean_over_seeds():

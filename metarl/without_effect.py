@@ -12,13 +12,15 @@ from pathlib import Path
 
 from metarl import config_loader
 from metarl.config import (
+    AtariOptions,
     EnvironmentConfig,
     EvaluationConfig,
     Model,
     TrainConfig,
     ValidationConfig,
 )
-from metarl.envs.tasks import apply_protocol
+from metarl.envs.games import get_game
+from metarl.envs.tasks import apply_protocol, resolve_environment
 from metarl.errors import UserError
 
 _Section = Mapping[str, object]
@@ -47,11 +49,54 @@ def refuse(
         parsed = config_loader.parse_override(override)
         together = config_loader.merge(together, parsed, layers=False)
     layers = [*(config_loader.read_yaml(Path(file)) for file in files), together]
+    _refuse_atari_without_atari(config, layers)
     _refuse_overridden_by_protocol(config.environment, layers)
     if isinstance(config, TrainConfig):
         _refuse_validation_never(config, layers)
     else:
         _refuse_of_training(config)
+        _refuse_ratio_of_no_replay(config, layers)
+
+
+def _refuse_atari_without_atari(
+    config: TrainConfig | EvaluationConfig, layers: Sequence[_Section]
+) -> None:
+    given = list(_given(layers, ("environment", "atari"), AtariOptions))
+    environment = config.environment
+    if not given or not (environment.suite or environment.games):
+        return  # that games are needed is said elsewhere
+    games = [t.game for t in resolve_environment(environment, same_shapes=False)]
+    # Rates are tried in the same environment; rules are validated in another.
+    tried = config.tuning.games if isinstance(config, EvaluationConfig) else ()
+    games += [get_game(name, field="tuning.games") for name in tried]
+    if any(game.family == "atari" for game in games):
+        return
+    value = environment.model_dump(mode="json")["atari"][given[0]]
+    shown = value if isinstance(value, str) else json.dumps(value)
+    raise UserError(
+        f"environment.atari.{given[0]}={shown}: is for Atari through EnvPool alone, "
+        f"and {environment.suite or ', '.join(environment.games)} has no such game "
+        "(leave it out)"
+    )
+
+
+def _refuse_ratio_of_no_replay(
+    config: EvaluationConfig, layers: Sequence[_Section]
+) -> None:
+    if config.replay.capacity > 0:
+        return
+    for layer in reversed(layers):
+        section = layer.get("replay")
+        is_printed = set(EvaluationConfig.model_fields) <= set(layer)
+        if not isinstance(section, Mapping) or is_printed:
+            continue
+        if "ratio" in section:
+            raise UserError(
+                f"replay.ratio={config.replay.ratio}: nothing is replayed with "
+                "replay.capacity=0 (leave one of them out)"
+            )
+        if "capacity" in section:
+            return  # turned off over what lies below
 
 
 def _refuse_overridden_by_protocol(

@@ -109,3 +109,69 @@ def test_an_evaluation_refuses_what_is_for_training(override):
     refuse(TrainConfig, override)
     with pytest.raises(UserError, match=f"{override}: is for `metarl train` alone; "):
         refuse(EvaluationConfig, override)
+
+
+CATCH, PONG = "environment.suite=catch", "environment.games=[Pong]"
+
+
+@pytest.mark.parametrize("model", [TrainConfig, EvaluationConfig])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            [CATCH, MACHADO],
+            "environment.atari.protocol=machado: is for Atari through EnvPool alone, "
+            "and catch has no such game (leave it out)",
+        ),
+        (
+            [
+                "environment.games=[CartPole-v1, 'gym:ale_py:ALE/Pong-v5']",
+                "environment.atari.full_action_set=false",
+            ],
+            "environment.atari.full_action_set=false: is for Atari through EnvPool "
+            "alone, and CartPole-v1, gym:ale_py:ALE/Pong-v5 has no such game (leave it "
+            "out)",
+        ),
+    ],
+)
+def test_options_of_atari_are_for_atari(model, overrides, message):
+    with pytest.raises(UserError) as caught:
+        refuse(model, *overrides)
+    assert str(caught.value) == message
+    refuse(model, "environment.games=[Pong, Catch]", overrides[1])
+    refuse(model, overrides[0])
+
+
+def test_options_of_atari_serve_the_games_that_rates_are_tried_on():
+    tuning = "tuning={learning_rates: [1], games: [Assault]}"
+    refuse(EvaluationConfig, CATCH, MACHADO, tuning)
+    with pytest.raises(UserError, match="protocol=machado: is for Atari"):
+        refuse(EvaluationConfig, CATCH, MACHADO, tuning.replace("Assault", "CartPole"))
+
+
+@pytest.mark.parametrize("model", [TrainConfig, EvaluationConfig])
+def test_a_printed_configuration_gives_no_options_of_atari(tmp_path, model):
+    config = config_loader.load(model, [], [PONG, MACHADO])
+    file = tmp_path / "config.yaml"
+    file.write_text(config_loader.dump(config))
+    refuse(model, CATCH, files=(file,))
+
+
+def test_a_ratio_needs_a_replay(tmp_path):
+    ratio, none = "replay.ratio=4", "replay.capacity=0"
+    for overrides in ([ratio, none], ["replay={capacity: 0, ratio: 4}"]):
+        with pytest.raises(UserError, match=r"replay\.ratio=4: nothing is replayed"):
+            refuse(EvaluationConfig, *overrides)
+    refuse(EvaluationConfig, ratio)
+    refuse(EvaluationConfig, none)
+    file = tmp_path / "mine.yaml"
+    file.write_text("replay: {capacity: 64, ratio: 4}\n")
+    refuse(EvaluationConfig, none, files=(file,))  # off for now
+    file.write_text("replay: {capacity: 0}\n")
+    with pytest.raises(UserError, match=r"replay\.ratio=4"):
+        refuse(EvaluationConfig, ratio, files=(file,))
+    refuse(EvaluationConfig, ratio, "replay.capacity=8", files=(file,))
+    config = config_loader.load(EvaluationConfig, [], [none])
+    file.write_text(config_loader.dump(config))
+    assert "ratio: 32" in file.read_text()
+    refuse(EvaluationConfig, files=(file,))

@@ -20,6 +20,7 @@ from metarl.report.evaluation_page import evaluation_sections, facts, legend
 from metarl.report.figures import FOLDER, write_figures
 from metarl.report.inputs import Inputs, read_inputs
 from metarl.report.markup import Markup, count_of
+from metarl.report.origins import find_runs
 from metarl.report.page import Front, write_page
 from metarl.report.run_page import rules_section, run_section
 from metarl.report.scores import Evaluation, gather
@@ -87,12 +88,17 @@ def write_report(
 
 
 def _contents(inputs: Inputs, evaluation: Evaluation | None) -> Contents:
-    contents = Contents() if evaluation is None else evaluation_sections(evaluation)
+    runs = list(inputs.runs)
+    contents = Contents()
+    if evaluation is not None:
+        found_runs, without = find_runs(evaluation, runs)
+        runs += found_runs
+        contents = evaluation_sections(evaluation, without_run=without)
     sections = contents.sections
     # A rule's discovery is told after its scores, before what was not run.
     at = next((i for i, s in enumerate(sections) if s.name == "not-run"), 0)
-    for run in reversed(inputs.runs):
-        found = run_section(run, evaluation, is_only=len(inputs.runs) == 1)
+    for run in reversed(runs):
+        found = run_section(run, evaluation, is_only=len(runs) == 1)
         sections[at:at] = found.sections
         contents.figures += found.figures
         contents.tables += found.tables

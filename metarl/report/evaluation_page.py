@@ -53,8 +53,15 @@ class _Page:
         return render(table)
 
 
-def evaluation_sections(evaluation: Evaluation) -> Contents:
-    """Return the sections of an evaluation, and all that is in them."""
+def evaluation_sections(
+    evaluation: Evaluation, *, without_run: Sequence[str] = ()
+) -> Contents:
+    """Return the sections of an evaluation, and all that is in them.
+
+    Args:
+      evaluation: all cells.
+      without_run: names of its rules whose own run is not on the page.
+    """
     page = _Page(evaluation)
     groups = compare.make_groups(evaluation)
     sections = [
@@ -65,7 +72,7 @@ def evaluation_sections(evaluation: Evaluation) -> Contents:
     videos = _videos(page)
     sections += [Section("videos", "Videos", videos)] if videos else []
     sections += [
-        Section("not-run", "What was not run", _not_run(page)),
+        Section("not-run", "What was not run", _not_run(page, without_run)),
         Section("settings", "Settings", _settings(page)),
         Section("origin", "Commit, versions, hardware, hours", _origin(page)),
     ]
@@ -274,12 +281,18 @@ def _videos(page: _Page) -> Markup | None:
     return join([shown, tag("ul", notes) if notes else None])
 
 
-def _not_run(page: _Page) -> Markup:
+def _not_run(page: _Page, without_run: Sequence[str]) -> Markup:
     evaluation = page.evaluation
     parts = [
         tag("p", f"Of the suite {suite}, no rule was run on: {', '.join(games)}.")
         for suite, games in evaluation_tables.games_not_run(evaluation).items()
     ]
+    if without_run:
+        text = (
+            f"How {', '.join(without_run)} came about is not shown: no run was found "
+            "(metarl report RESULTS RUN shows the run in the folder RUN too)."
+        )
+        parts.append(tag("p", text))
     if not any(cell.videos for cell in evaluation.records()):
         parts.append(tag("p", "No videos were recorded (videos=true records them)."))
     for table, words, nothing in (

@@ -30,7 +30,9 @@ _METHODS = (
     "human score; where there is none, the best possible return; where that is not "
     "known either, the mean return of the baseline rule here. Random is the published "
     "score where there is one (of ProcGen the lower end of its range), else the mean "
-    "return of the rule “random” here.",
+    "return of the rule “random” here. Intervals treat both as exact, also where they "
+    "were measured here; with few seeds of them, intervals of such scores are too "
+    "narrow.",
     "Seen, validation, held out: what the manifest of a rule says of a game: that the "
     "rule was meta-trained on it, that it was used to tune or choose the rule, or "
     "neither. Games of different status, and scores of different kinds, are never "

@@ -154,6 +154,8 @@ def test_the_sections_in_their_order(tmp_path):
         "game_Pong-v5",
     }
     assert "Every rule was run on every game with every seed." in text
+    methods = text[text.index('id="methods"') :]
+    assert "Intervals treat both as exact, also where they were measured" in methods
     # 8 cells of 36 s.
     assert "machine time</dt><dd>4m48s</dd>" in text
     for value in ("0123456789ab", "0.10.2", "cpu"):

@@ -20,6 +20,7 @@ PACKAGES = (
     "dm-haiku",
     "optax",
     "envpool",
+    "gymnasium",
     "orbax-checkpoint",
     "numpy",
     "pydantic",
@@ -57,8 +58,12 @@ def git_commit(package: Path | None = None) -> str | None:
     return _git(package, "rev-parse", "--verify", "HEAD")
 
 
+@functools.cache
 def is_modified() -> bool | None:
-    """Return whether tracked files differ from the commit; None without one."""
+    """Return whether tracked files differ from the commit; None without one.
+
+    As it was when it was first asked: call it before anybody edits what runs.
+    """
     if git_commit() is None:
         return None
     changes = _git(Path(__file__).parent, "status", "--porcelain", "-uno")

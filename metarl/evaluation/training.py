@@ -25,7 +25,7 @@ from metarl.evaluation.cells import Cell
 from metarl.evaluation.runner import BatchRun, CellRun, ToldToStop, never
 from metarl.evaluation.shared_folder import claimed
 from metarl.evaluation.videos import Camera, film_left
-from metarl.provenance import git_commit, machine, package_versions
+from metarl.provenance import git_commit, is_modified, machine, package_versions
 from metarl.tracking import RunLabels, Tracker, logged_name
 
 
@@ -45,6 +45,7 @@ def train_missing(
     Raises:
       UserError: it has one of them with other settings.
     """
+    is_modified()  # as the code is now; each cell remembers it
     missing = [cell for cell in cells if not results.is_finished(results_dir, cell)]
     _update_statuses(cells, results_dir)
     say(
@@ -185,6 +186,7 @@ def _about(cell: Cell, results_dir: Path) -> dict[str, object]:
     """Return where a result comes from, besides its settings."""
     about: dict[str, object] = {
         "commit": git_commit(),
+        "modified": is_modified(),
         "versions": package_versions(),
         "device": jax.devices()[0].device_kind,
         "machine": machine(),

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metarl import provenance
 from metarl.config import ActorCriticConfig, PolicyGradientConfig
 from metarl.errors import UserError
 from metarl.evaluation import evaluate, main, results, runner
@@ -332,7 +334,26 @@ def test_the_resolved_settings_are_kept_with_each_cell(tmp_path):
     assert stored["settings"]["environment"]["options"] == {"height": 5, "width": 5}
     assert stored["settings"]["update_rule"]["num_bins"] == 5
     assert stored["about"]["versions"]["jax"] == jax.__version__
+    assert stored["about"]["versions"]["gymnasium"] == version("gymnasium")
     assert stored["about"]["machine"]["cores"] == f"{os.cpu_count()} cores"
+
+
+@pytest.mark.skipif(provenance.git_commit() is None, reason="needs a checkout")
+def test_a_cell_says_whether_the_code_was_modified_when_it_began(tmp_path, monkeypatch):
+    asked = []
+
+    def git(folder, *arguments):
+        del folder
+        asked.append(arguments)
+        return "M a.py" if len(asked) == 1 else ""  # edited back in the meantime
+
+    provenance.is_modified.cache_clear()
+    monkeypatch.setattr(provenance, "_git", git)
+    run(tmp_path, "seeds=[1, 2]", "cells_at_once=1")
+    provenance.is_modified.cache_clear()
+    abouts = [json.loads(cell_file(tmp_path, i).read_text())["about"] for i in (1, 2)]
+    assert [about["modified"] for about in abouts] == [True, True]
+    assert len(asked) == 1
 
 
 def test_a_cell_says_where_its_rule_was_read_from(tmp_path):

@@ -1,6 +1,7 @@
-"""Cells of an evaluation: a rule, a game and a seed, and which of them run together.
+"""Cells of an evaluation: a rule, a game and a seed, with all their settings.
 
-No files and no environments are touched here.
+Host code. Results are not touched here. Planning reads the user's YAML files and
+rules, and makes an environment of a game outside our tables to see its shapes.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def tuned_cells(
         trained.
     """
     _require_same_settings(cells, grids, results_dir)
-    needed = {(cell.rule.name, cell.task.game.family) for cell in cells}
+    needed = {_key(cell) for cell in cells}
     ours = [grid for grid in grids if (grid.rule.name, grid.family) in needed]
     places = [(n, i) for n, grid in enumerate(ours) for i in range(len(grid.tries))]
     first = int(begin_at * len(places))
@@ -71,8 +71,10 @@ def tuned_cells(
     for n, grid in enumerate(ours):
         tuned = choose(grid, [rows[n, i] for i in range(len(grid.tries))])
         chosen[grid.rule.name, grid.family] = tuned
-        _announce(tuned, grid.rule.name)
-    return [_with_choice(cell, chosen) for cell in cells]
+    rated = [_with_choice(cell, chosen) for cell in cells]
+    for (rule, family), tuned in chosen.items():
+        _announce(tuned, [c for c in rated if _key(c) == (rule, family)])
+    return rated
 
 
 def choose(grid: Grid, rows: Sequence[Sequence[Result]]) -> Tuned:
@@ -148,17 +150,22 @@ def _require_same_settings(
             continue
         # Any choice will do: what follows from it is left out.
         scores = tuple(0.0 for _ in grid.rates)
-        rated = rated_cell(cell, grid.chosen(0, score="", scores=scores))
+        for option in range(len(grid.rates)):  # each must be a rate
+            rated = rated_cell(cell, grid.chosen(option, score="", scores=scores))
         results.is_finished(results_dir, rated, undecided=_CHOICE)
-        for option in grid.tries:
-            for tried in option:
+        for cells_of_option in grid.tries:
+            for tried in cells_of_option:
                 results.is_finished(_folder(tried, results_dir), tried)
 
 
 def _grid_of(cell: Cell, grids: Sequence[Grid]) -> Grid | None:
     """Return what was tried for a cell; None for a rule that learns nothing."""
-    key = (cell.rule.name, cell.task.game.family)
-    return next((g for g in grids if (g.rule.name, g.family) == key), None)
+    return next((g for g in grids if (g.rule.name, g.family) == _key(cell)), None)
+
+
+def _key(cell: Cell) -> tuple[str, Family]:
+    """Return which grid a cell's rate comes from."""
+    return cell.rule.name, cell.task.game.family
 
 
 def _folder(tried: Cell, results_dir: Path) -> Path:
@@ -182,12 +189,13 @@ def _train_option(
 
 
 def _with_choice(cell: Cell, chosen: dict[tuple[str, Family], Tuned]) -> Cell:
-    choice = chosen.get((cell.rule.name, cell.task.game.family))
+    choice = chosen.get(_key(cell))
     # A rule that learns nothing has none.
     return cell if choice is None else rated_cell(cell, choice)
 
 
-def _announce(tuned: Tuned, rule: str) -> None:
+def _announce(tuned: Tuned, cells: Sequence[Cell]) -> None:
+    """Say what was chosen for ``cells``, and among what."""
     # The rates that factors make differ from game to game.
     options = tuned.factors or tuned.learning_rates
     best = options[tuned.learning_rates.index(tuned.chosen)]
@@ -198,8 +206,10 @@ def _announce(tuned: Tuned, rule: str) -> None:
     )
     chosen = f"learning rate {best:g}"
     if tuned.factors:
-        chosen = f"factor {best:g}, learning rate {tuned.chosen:g} where it is scored"
+        rates = dict.fromkeys(c.settings.agent.optimizer.learning_rate for c in cells)
+        shown = " or ".join(f"{rate:g}" for rate in rates)
+        chosen = f"factor {best:g}, learning rate {shown} where it is scored"
     say(
-        f"tuned: {rule} on {', '.join(tuned.games)}: {chosen}{note} "
+        f"tuned: {cells[0].rule.name} on {', '.join(tuned.games)}: {chosen}{note} "
         f"(mean {tuned.score} of {scores})"
     )

@@ -29,10 +29,11 @@ class Grid:
     Attributes:
       rule: that is tried.
       family: of the games to be scored.
-      rates: that the scored games would get, one per option.
+      rates: that the first of the scored games would get, one per option.
       tries: the cells of each option.
       factors: that make the options, in place of rates; the tries' own rates are
-        then multiples of what their games have otherwise.
+        then multiples of what their games have otherwise, as are those of each game
+        that is scored (see `rated_cell`).
     """
 
     rule: LoadedRule
@@ -47,7 +48,7 @@ class Grid:
         return tuple(dict.fromkeys(cell.game for cell in self.tries[0]))
 
     def chosen(self, option: int, *, score: str, scores: tuple[float, ...]) -> Tuned:
-        """Return the record of a choice.
+        """Return the record of a choice, for the first of the scored games.
 
         Args:
           option: that was best.
@@ -204,7 +205,16 @@ def _grid(
 
 
 def rated_cell(cell: Cell, tuned: Tuned) -> Cell:
-    """Return a cell that is scored, with the rate that was chosen."""
+    """Return a cell that is scored, with the rate that was chosen.
+
+    Of factors, each multiplies the cell's own rate: games of one family may have
+    several.
+    """
+    if tuned.factors:
+        base = cell.settings.agent.optimizer.learning_rate
+        rates = tuple(base * factor for factor in tuned.factors)
+        best = rates[tuned.learning_rates.index(tuned.chosen)]
+        tuned = dataclasses.replace(tuned, learning_rates=rates, chosen=best)
     return dataclasses.replace(_with_rate(cell, tuned.chosen), tuning=tuned)
 
 

@@ -350,3 +350,40 @@ def test_what_is_said_names_what_was_tried(tmp_path, capsys):
     ]
     assert tuned.tuning.factors == (0.5, 1.0, 2.0)
     assert "factors" not in tuned.identity()["tuning"]
+
+
+def test_a_factor_multiplies_the_own_rate_of_every_game_of_a_family(tmp_path, capsys):
+    # Of PPO's: 2.5e-4 on the one, like all vectors of numbers, and 1e-3 on the other.
+    names = ["gym:CartPole-v1", "gym:FrozenLake-v1"]
+    settings = [
+        f"environment.games={json.dumps(names)}",
+        "tuning.factors=[0.5, 2]",
+        "tuning.games=[Acrobot-v1]",
+        "env_steps=10000",
+        "seeds=[1]",
+    ]
+    cells = plan(["ppo"], overrides=settings)
+    own = {cell.game: cell.settings.agent.optimizer.learning_rate for cell in cells}
+    assert own == {names[0]: 2.5e-4, names[1]: 1e-3}
+    for order in (cells, cells[::-1]):
+        (grid,) = plan_grids(order, (), settings)
+        assert rates_of(grid) == [{1.25e-4}, {5e-4}]
+        best = grid.chosen(1, score="rank", scores=(0.0, 1.0))
+        folder = tmp_path / order[0].name
+        train = train_as(dataclasses.replace(best, chosen=5e-4))
+        tuned = tuning.tuned_cells(order, [grid], folder, train)
+        assert {
+            cell.game: cell.settings.agent.optimizer.learning_rate for cell in tuned
+        } == {names[0]: 5e-4, names[1]: 2e-3}
+        records = {cell.game: cell.identity()["tuning"] for cell in tuned}
+        assert records[names[0]]["learning_rates"] == [1.25e-4, 5e-4]
+        assert records[names[1]]["learning_rates"] == [5e-4, 2e-3]
+        assert [records[name]["chosen"] for name in names] == [5e-4, 2e-3]
+        for cell in tuned:
+            store(cell, folder)
+        again = tuning.tuned_cells(order, [grid], folder, train)
+        assert [cell.tuning for cell in again] == [cell.tuning for cell in tuned]
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "tuned: ppo on Acrobot-v1: factor 2, learning rate 0.0005 or 0.002 where it is "
+        "scored, at the edge of the grid (mean rank of 0.5: 0, 2: 1)"
+    )

@@ -21,6 +21,7 @@ from metarl.evaluation.runner import ToldToStop, never
 from metarl.evaluation.shared_folder import require_writable
 from metarl.evaluation.summary import summary_table
 from metarl.evaluation.training import train_missing
+from metarl.evaluation.videos import is_left_to_film
 from metarl.rule_files import LoadedRule
 from metarl.stop_signals import stop_signals
 
@@ -58,12 +59,14 @@ def main(
     say("")
     for line in summary_table(rows):
         say(line)
-    if len(rows) == len(grid.cells):
+    is_left = told_to_stop() and is_left_to_film(grid.results_dir, grid.cells)
+    if len(rows) == len(grid.cells) and not is_left:
         return EXIT_DONE
     words = ["metarl", "evaluate", *rules, *map(str, files)]
     words += [] if suite is None else ["--suite", suite]
     words += [] if jobs is None else ["--jobs", jobs]
-    say(f"stopped; go on with: {shlex.join([*words, *given])}")
+    left = ", with agents left to film" if is_left else ""
+    say(f"stopped{left}; go on with: {shlex.join([*words, *given])}")
     return EXIT_PREEMPTED
 
 

@@ -118,6 +118,11 @@ class Camera:
                 shoot.film(kept.agents, trackers[name], told_to_stop)
 
 
+def is_left_to_film(results_dir: Path, cells: Sequence[Cell]) -> bool:
+    """Return whether `film_left` would film any agents of these cells."""
+    return any(_is_left(results_dir, cell) for cell in cells) and mp4.can_encode()
+
+
 def film_left(
     results_dir: Path, cells: Sequence[Cell], told_to_stop: ToldToStop
 ) -> None:
@@ -129,8 +134,7 @@ def film_left(
       told_to_stop: asked before every video.
     """
     for cell in cells:
-        is_left = cell.settings.videos and unfilmed.is_waiting(results_dir, cell)
-        if not is_left or not _can_encode():
+        if not _is_left(results_dir, cell) or not _can_encode():
             continue
         agent = agent_of(cell)
         agents = unfilmed.load(results_dir, cell, agent)
@@ -138,6 +142,10 @@ def film_left(
             unfilmed.forget(results_dir, cell)
             continue
         _Shoot(results_dir, cell, agent).film(agents, None, told_to_stop)
+
+
+def _is_left(results_dir: Path, cell: Cell) -> bool:
+    return cell.settings.videos and unfilmed.is_waiting(results_dir, cell)
 
 
 @dataclasses.dataclass(frozen=True)

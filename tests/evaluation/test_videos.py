@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +23,7 @@ from metarl.config import (
     RandomConfig,
 )
 from metarl.envs import suites, tasks
-from metarl.evaluation import evaluate, mp4, unfilmed, videos
+from metarl.evaluation import command, evaluate, mp4, unfilmed, videos
 from metarl.evaluation.cells import Cell, plan
 from metarl.evaluation.recording import (
     Recording,
@@ -320,6 +322,36 @@ def test_what_a_process_did_not_come_to_film_the_next_one_films(
             one, other = (folder / video.file for folder in (tmp_path, folders["with"]))
             np.testing.assert_array_equal(_decode(one)[0], _decode(other)[0])
     assert not (tmp_path / ".unfilmed").exists()
+
+
+def test_a_stop_while_filming_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(
+        command, "stop_signals", lambda *_: contextlib.nullcontext(lambda: any(asked))
+    )
+    film = videos._Shoot._record
+
+    def told_meanwhile(*args):
+        asked.append(True)
+        return film(*args)
+
+    overrides = [*TINY[1:], "videos=true", "seeds=[1]", f"results_dir={tmp_path}"]
+    given = ["actor_critic"], "catch_5x5", [], overrides
+    with monkeypatch.context() as patch:
+        patch.setattr(videos._Shoot, "_record", told_meanwhile)
+        assert command.main(*given) == 75
+    words = ["metarl", "evaluate", *given[0], "--suite", given[1], *overrides]
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"stopped, with agents left to film; go on with: {shlex.join(words)}"
+    )
+    assert [video.stage for video in read_cells(tmp_path)[0].videos] == ["random"]
+    # A stop that comes too late to leave anything is none.
+    assert command.main(*given) == 75
+    del asked[:]
+    assert command.main(*given) == 0
+    asked.append(True)
+    assert command.main(*given) == 0
+    assert len(read_cells(tmp_path)[0].videos) == 3
 
 
 def test_a_result_that_came_second_is_dropped_with_its_agents(

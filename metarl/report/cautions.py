@@ -1,4 +1,4 @@
-"""What a reader of an evaluation should know before its numbers.
+"""What a reader of an evaluation should know before its numbers, and what they say.
 
 Between `compare.py` and the page; sentences alone.
 """
@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 
 from metarl.evaluation.results import CellRecord
 from metarl.report import compare, evaluation_tables
-from metarl.report.compare import Group
+from metarl.report.compare import Aggregate, Group
 from metarl.report.markup import count_of, number
-from metarl.report.scores import Evaluation, task_of
+from metarl.report.scores import Evaluation, lies_above, task_of
 from metarl.report.sound_cells import is_infinite
+from metarl.report.tables import describe
 
 FEW_SEEDS = 5
 
@@ -55,6 +56,36 @@ def cautions(evaluation: Evaluation) -> list[str]:
             "There is no baseline rule in these results (--baseline names one)."
         )
     return found
+
+
+def finding(found: Sequence[Aggregate]) -> str:
+    """Return which rule has the highest IQM, and from which others it is apart."""
+    best, *others = found
+    text = f"Highest IQM: {best.rule}, {describe(best.iqm)}"
+    if best.iqm.low is None:
+        return (
+            f"{text}. It has no interval, since it has a single seed on some game, and "
+            "shows no difference."
+        )
+    text += " (95 % interval in brackets)"
+    if not others:
+        return f"{text}."
+    known = [o for o in others if o.iqm.low is not None]
+    near = [o.rule for o in known if not lies_above(best.iqm, o.iqm)]
+    without = [o.rule for o in others if o.iqm.low is None]
+    if near:
+        text += f"; its interval overlaps {_possessive(near)}"
+    elif known:
+        whose = "the others that have one" if without else "all other rules"
+        text += f"; its interval lies above those of {whose}"
+    if without:
+        has = "has" if len(without) == 1 else "have"
+        text += f"; {', '.join(without)} {has} none (a single seed on some game)"
+    return f"{text}."
+
+
+def _possessive(names: Sequence[str]) -> str:
+    return f"{'that' if len(names) == 1 else 'those'} of {', '.join(names)}"
 
 
 def _names_of(cells: Iterable[CellRecord]) -> list[str]:

@@ -15,13 +15,14 @@ from metarl.report import (
     evaluation_tables,
     game_cards,
 )
-from metarl.report.compare import Aggregate, Group
+from metarl.report.cautions import finding
+from metarl.report.compare import Group
 from metarl.report.contents import Contents, Section
 from metarl.report.figures import Figure
 from metarl.report.markup import Markup, count_of, details, join, number, tag
 from metarl.report.page import show_figure, show_figures
-from metarl.report.scores import Evaluation, Task, lies_above
-from metarl.report.tables import DataTable, describe, render, swatch
+from metarl.report.scores import Evaluation, Task
+from metarl.report.tables import DataTable, render, swatch
 from metarl.report.videos import find_clips, show_clips
 
 LONG_LIST = 10
@@ -152,36 +153,6 @@ def _group(page: _Page, group: Group) -> Markup:
     else:
         parts.append(show_figures(map(page.keep, figures)))
     return tag("div", *parts, class_="group")
-
-
-def finding(found: Sequence[Aggregate]) -> str:
-    """Return which rule has the highest IQM, and from which others it is apart."""
-    best, *others = found
-    text = f"Highest IQM: {best.rule}, {describe(best.iqm)}"
-    if best.iqm.low is None:
-        return (
-            f"{text}. It has no interval, since it has a single seed on some game, and "
-            "shows no difference."
-        )
-    text += " (95 % interval in brackets)"
-    if not others:
-        return f"{text}."
-    known = [o for o in others if o.iqm.low is not None]
-    near = [o.rule for o in known if not lies_above(best.iqm, o.iqm)]
-    without = [o.rule for o in others if o.iqm.low is None]
-    if near:
-        text += f"; its interval overlaps {_possessive(near)}"
-    elif known:
-        whose = "the others that have one" if without else "all other rules"
-        text += f"; its interval lies above those of {whose}"
-    if without:
-        has = "has" if len(without) == 1 else "have"
-        text += f"; {', '.join(without)} {has} none (a single seed on some game)"
-    return f"{text}."
-
-
-def _possessive(names: Sequence[str]) -> str:
-    return f"{'that' if len(names) == 1 else 'those'} of {', '.join(names)}"
 
 
 def _which_games(evaluation: Evaluation, group: Group) -> Markup:

@@ -9,9 +9,8 @@ from report_cells import ABOUT, make_cell, store, store_all
 
 from metarl.evaluation.cells import Tuned
 from metarl.report import evaluation_tables
-from metarl.report.cautions import cautions
+from metarl.report.cautions import cautions, finding
 from metarl.report.compare import Aggregate
-from metarl.report.evaluation_page import finding
 from metarl.report.inputs import read_inputs
 from metarl.report.scores import Evaluation, gather
 from metarl.statistics import Estimate

@@ -281,7 +281,7 @@ def origin_table(evaluation: Evaluation) -> DataTable:
                 hours(cells),
                 sum(cell.result.frames for cell in cells),
                 _distinct(_hardware(cell) for cell in cells),
-                _distinct(str(c.about.get("commit") or "–")[:12] for c in cells),
+                _distinct(_commit(cell) for cell in cells),
             )
         )
     columns = (
@@ -295,6 +295,11 @@ def origin_table(evaluation: Evaluation) -> DataTable:
         "commit",
     )
     return DataTable("origin", columns, tuple(rows), colors(evaluation))
+
+
+def _commit(cell: CellRecord) -> str:
+    commit = str(cell.about.get("commit") or "–")[:12]
+    return f"{commit} + changes" if cell.about.get("modified") else commit
 
 
 def versions_table(evaluation: Evaluation) -> DataTable:

@@ -68,6 +68,11 @@ def test_games_of_a_suite_that_no_rule_was_run_on_are_listed(tmp_path):
     }
     (row,) = evaluation_tables.origin_table(evaluation).rows
     assert "cpu, 8 x Z80" in row
+    assert "0123456789ab" in row
+    changed = {**about, "modified": True}
+    store(tmp_path, make_cell("random", "MsPacman-v5", 2), 300.0, about=changed)
+    (row,) = evaluation_tables.origin_table(read(tmp_path)).rows
+    assert row[-1] == "0123456789ab, 0123456789ab + changes"
 
 
 def test_the_best_rule_is_said_with_whom_it_overlaps():

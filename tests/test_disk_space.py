@@ -68,7 +68,7 @@ def test_an_evaluation_says_how_to_go_on(tmp_path, monkeypatch):
         del folder
         raise full()
 
-    monkeypatch.setattr(command.results, "merge_cells", merge_cells)
+    monkeypatch.setattr(command.results_tables, "merge_cells", merge_cells)
     monkeypatch.setattr(command, "train_missing", lambda *_, **__: True)
     overrides = [f"results_dir={tmp_path}"]
     with pytest.raises(DiskFullError, match="make room and give the same command"):

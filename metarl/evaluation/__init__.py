@@ -2,9 +2,10 @@
 
 `cells.py` what is trained, `defaults.py` with which settings, `jobs.py` and
 `batches.py` where and beside what, `runner.py` how; `tuning_grid.py` and `tuning.py`
-the learning-rate grid; `results.py` the files, `training.py` writes them and
-`amendments.py` changes them later, `videos.py` films of the agents; `summary.py` the
-table at the end; `command.py` `metarl evaluate`.
+the learning-rate grid; `results.py` a file per cell, and `results_tables.py` the tables
+that are merged from them; `training.py` writes cells and `amendments.py` changes them
+later, `videos.py` films their agents; `summary.py` the table at the end; `command.py`
+`metarl evaluate`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from metarl.console import say
 from metarl.disk_space import told_if_full
-from metarl.evaluation import results, tuning, tuning_grid
+from metarl.evaluation import results_tables, tuning, tuning_grid
 from metarl.evaluation.cells import Cell, cell_name, plan, require_an_update
 from metarl.evaluation.jobs import Jobs, parse_jobs, part
 from metarl.evaluation.results import Result
@@ -141,6 +141,6 @@ def _evaluate(grid: _Grid, told_to_stop: ToldToStop) -> list[Result]:
     if cells is not None:
         train_missing(cells, results_dir, told_to_stop)
     wanted = {cell.name for cell in grid.cells}
-    rows = results.merge_cells(results_dir)
+    rows = results_tables.merge_cells(results_dir)
     say(f"results: {results_dir / 'results.csv'} ({len(rows)} rows), curves.csv beside")
     return [row for row in rows if cell_name(row.rule, row.game, row.seed) in wanted]

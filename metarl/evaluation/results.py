@@ -1,4 +1,4 @@
-"""Results on disk: a JSON file per cell, and the tables that are merged from them.
+"""Results on disk: a JSON file per finished cell.
 
 A host module. Every file appears whole or not at all, so an evaluation that was killed
 goes on with the cells that have none.
@@ -7,10 +7,7 @@ goes on with the cells that have none.
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
-import functools
-import io
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metarl.atomic_files import write_file, write_new_file
-from metarl.console import say
 from metarl.envs.suites import GAMES, human_normalized_score
 from metarl.errors import UserError
 from metarl.evaluation.cells import GROUP_SIZE, Cell, completed_identity
@@ -233,46 +229,11 @@ def is_finished(
     return True
 
 
-def merge_cells(results_dir: Path) -> list[Result]:
-    """Write `results.csv`, `results.json` and `curves.csv` from all cells there are.
-
-    One process after another, so that no table is put in place of a newer one. A file
-    that is not understood, as of a newer version, costs one line and its row.
-
-    Returns:
-      The rows, by rule, game and seed.
-    """
-    with changing(results_dir):
-        return _merge(results_dir)
-
-
 @contextlib.contextmanager
 def changing(results_dir: Path) -> Iterator[None]:
     """Keep others from merging, storing and changing cells while the block runs."""
     with locked(results_dir / ".merge.lock"):
         yield
-
-
-def _merge(results_dir: Path) -> list[Result]:
-    records = _by_cell(_readable(results_dir))
-    rows = [dataclasses.asdict(record.result) for record in records]
-    columns = [field.name for field in dataclasses.fields(Result)]
-    _write(results_dir / "results.csv", _csv(columns, rows))
-    write_tree(results_dir / "results.json", rows)
-    points = [
-        {
-            "rule": record.result.rule,
-            "game": record.result.game,
-            "seed": record.result.seed,
-            **dataclasses.asdict(point),
-        }
-        for record in records
-        for point in record.curve
-    ]
-    columns = ["rule", "game", "seed"]
-    columns += [field.name for field in dataclasses.fields(CurveRow)]
-    _write(results_dir / "curves.csv", _csv(columns, points))
-    return [record.result for record in records]
 
 
 def read_cells(results_dir: Path) -> list[CellRecord]:
@@ -281,48 +242,17 @@ def read_cells(results_dir: Path) -> list[CellRecord]:
     Raises:
       UserError: a file there is not a cell's.
     """
-    return _by_cell(_record(path) for path in (results_dir / CELLS).glob("*.json"))
+    return by_cell(read_record(path) for path in (results_dir / CELLS).glob("*.json"))
 
 
-def _readable(results_dir: Path) -> Iterator[CellRecord]:
-    for path in (results_dir / CELLS).glob("*.json"):
-        try:
-            yield _record(path)
-        except UserError as error:
-            _say_once(f"warning: {error}; the tables are without it")
-
-
-@functools.cache
-def _say_once(line: str) -> None:
-    say(line)
-
-
-def _by_cell(records: Iterable[CellRecord]) -> list[CellRecord]:
+def by_cell(records: Iterable[CellRecord]) -> list[CellRecord]:
+    """Return cells by rule, game and seed."""
     return sorted(records, key=lambda r: (r.result.rule, r.result.game, r.result.seed))
 
 
 def read_cell(results_dir: Path, cell: Cell) -> CellRecord:
     """Return what is stored of a finished cell."""
-    return _record(cell_path(results_dir, cell))
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:  # None becomes an empty field
-        writer.writerow({name: disarmed(value) for name, value in row.items()})
-    return text.getvalue()
-
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for the beginning of one, as OWASP lists them."""
-
-
-def disarmed(value: object) -> object:
-    """Return text that no spreadsheet runs; names come from folders and files."""
-    is_text = isinstance(value, str) and value.startswith(_FORMULA)
-    return f"'{value}" if is_text else value
+    return read_record(cell_path(results_dir, cell))
 
 
 def cell_path(results_dir: Path, cell: Cell) -> Path:
@@ -330,7 +260,12 @@ def cell_path(results_dir: Path, cell: Cell) -> Path:
     return results_dir / CELLS / f"{cell.name}.json"
 
 
-def _record(path: Path) -> CellRecord:
+def read_record(path: Path) -> CellRecord:
+    """Return the finished cell that a file is.
+
+    Raises:
+      UserError: it is not one.
+    """
     tree = read_tree(path)
     try:
         return CellRecord(

@@ -19,7 +19,7 @@ import jax
 
 from metarl.console import heartbeat, say
 from metarl.errors import UserError
-from metarl.evaluation import amendments, memory, results
+from metarl.evaluation import amendments, memory, results, results_tables
 from metarl.evaluation.batches import batches
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.runner import BatchRun, CellRun, ToldToStop, never
@@ -131,7 +131,7 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
 
         run.run(on_row, on_finished, told_to_stop=told_to_stop)
         # Of all cells there are: not after each.
-        results.merge_cells(results_dir)
+        results_tables.merge_cells(results_dir)
         camera.film(trackers, told_to_stop)
 
 

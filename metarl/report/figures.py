@@ -22,7 +22,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from metarl.atomic_files import write_file
-from metarl.evaluation.results import disarmed
+from metarl.evaluation.results_tables import disarmed
 from metarl.report.markup import slug
 from metarl.report.scores import Rule
 

@@ -17,7 +17,7 @@ import pytest
 from metarl import provenance
 from metarl.config import ActorCriticConfig, PolicyGradientConfig
 from metarl.errors import UserError
-from metarl.evaluation import evaluate, main, results, runner
+from metarl.evaluation import evaluate, main, results_tables, runner
 from metarl.evaluation.cells import plan
 from metarl.evaluation.results import Result
 from metarl.evaluation.runner import BatchRun
@@ -266,9 +266,11 @@ def test_killed_between_cells_it_goes_on_with_the_missing_ones(tmp_path, monkeyp
 
 def test_a_strange_file_in_the_folder_costs_no_cell(tmp_path, monkeypatch, capsys):
     merges = []
-    merge_cells = results.merge_cells
+    merge_cells = results_tables.merge_cells
     monkeypatch.setattr(
-        results, "merge_cells", lambda place: merges.append(1) or merge_cells(place)
+        results_tables,
+        "merge_cells",
+        lambda place: merges.append(1) or merge_cells(place),
     )
     make_result = runner.make_result
 

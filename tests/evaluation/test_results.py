@@ -13,7 +13,7 @@ import pytest
 from metarl.atomic_files import write_new_file
 from metarl.envs.pool import Episodes
 from metarl.errors import UserError
-from metarl.evaluation import results, training
+from metarl.evaluation import results, results_tables, training
 from metarl.evaluation.amendments import update_statuses
 from metarl.evaluation.cells import Cell, plan
 from metarl.evaluation.results import CurveRow, Video
@@ -53,7 +53,7 @@ def rows_of(path) -> list[dict[str, str]]:
 def test_tables_have_the_columns_that_were_agreed(tmp_path):
     store(tmp_path, cell("Catch-v0", 2))
     store(tmp_path, cell("Catch-v0", 1), None)
-    merged = results.merge_cells(tmp_path)
+    merged = results_tables.merge_cells(tmp_path)
     text = (tmp_path / "results.csv").read_text()
     assert text.splitlines() == [
         COLUMNS,
@@ -81,7 +81,7 @@ def test_no_name_is_a_formula_and_numbers_stay_numbers(tmp_path, name):
     tree = json.loads(path.read_text())
     tree["result"]["rule"] = name
     path.write_text(json.dumps(tree))
-    (row,) = results.merge_cells(tmp_path)
+    (row,) = results_tables.merge_cells(tmp_path)
     assert row.rule == name
     disarmed = name if name == "a=1" else f"'{name}"
     (written,) = rows_of(tmp_path / "results.csv")
@@ -155,7 +155,7 @@ def test_human_normalized_score(tmp_path):
     # Pong: random -20.7, human 14.6.
     store(tmp_path, cell("Pong-v5"), -3.05)
     store(tmp_path, cell("Kaboom-v5"), 7.0)
-    results.merge_cells(tmp_path)
+    results_tables.merge_cells(tmp_path)
     by_game = {row["game"]: row for row in rows_of(tmp_path / "results.csv")}
     score = float(by_game["Pong-v5"]["human_normalized_score"])
     assert score == pytest.approx(0.5)
@@ -278,7 +278,7 @@ def test_another_board_of_the_same_game_is_refused(tmp_path):
 
 def test_files_appear_whole(tmp_path):
     store(tmp_path, cell())
-    results.merge_cells(tmp_path)
+    results_tables.merge_cells(tmp_path)
     files = sorted(p.name for p in tmp_path.rglob("*") if p.is_file())
     assert files == [
         ".merge.lock",
@@ -293,7 +293,7 @@ def test_half_a_file_of_a_killed_writer_is_no_cell(tmp_path):
     (tmp_path / "cells").mkdir()
     (tmp_path / "cells" / ".actor_critic__Catch-v0__seed1.json.new-7").write_text("{")
     assert not results.is_finished(tmp_path, cell())
-    assert results.merge_cells(tmp_path) == []
+    assert results_tables.merge_cells(tmp_path) == []
 
 
 def test_whoever_merges_last_has_all_cells(tmp_path):
@@ -301,7 +301,7 @@ def test_whoever_merges_last_has_all_cells(tmp_path):
 
     def finish(one: Cell) -> None:
         store(tmp_path, one)
-        results.merge_cells(tmp_path)
+        results_tables.merge_cells(tmp_path)
 
     with ThreadPoolExecutor(12) as threads:
         list(threads.map(finish, planned))
@@ -352,7 +352,8 @@ def test_a_file_that_is_no_cell_is_named_and_costs_its_row_alone(tmp_path, capsy
     for name, text in others.items():
         (tmp_path / "cells" / name).write_text(text)
     for _ in range(2):
-        assert [row.game for row in results.merge_cells(tmp_path)] == ["Catch-v0"]
+        merged = results_tables.merge_cells(tmp_path)
+        assert [row.game for row in merged] == ["Catch-v0"]
     assert len(rows_of(tmp_path / "results.csv")) == 1
     lines = sorted(capsys.readouterr().out.splitlines())
     for line, name in zip(lines, sorted(others), strict=True):
@@ -443,7 +444,7 @@ def test_returns_that_are_not_finite_are_nothing_in_json(tmp_path, odd):
     assert result.mean_return is result.human_normalized_score is None
     assert (result.episodes, result.scored_episodes) == (2, 0)
     results.write_cell(tmp_path, one, result, run.curve, {})
-    results.merge_cells(tmp_path)
+    results_tables.merge_cells(tmp_path)
     for path in (*(tmp_path / "cells").iterdir(), tmp_path / "results.json"):
         json.loads(path.read_text(), parse_constant=pytest.fail)
     (row,) = rows_of(tmp_path / "results.csv")
@@ -458,7 +459,7 @@ def test_a_nan_that_an_earlier_version_wrote_is_read_as_nothing(tmp_path):
     text = path.read_text()
     assert text.count('"mean_return": 0.5') == 1
     path.write_text(text.replace('"mean_return": 0.5', '"mean_return": NaN'))
-    assert results.merge_cells(tmp_path)[0].mean_return is None
+    assert results_tables.merge_cells(tmp_path)[0].mean_return is None
 
 
 def test_a_curve_has_a_row_per_part_of_the_budget():

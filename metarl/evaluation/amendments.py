@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from metarl.errors import UserError
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.results import (
     CELLS,
@@ -59,7 +60,10 @@ def update_statuses(
     changed: list[tuple[str, str, str]] = []
     with changing(results_dir):
         for path in sorted((results_dir / CELLS).glob("*.json")):
-            tree = read_tree(path)
+            try:
+                tree = read_tree(path)
+            except UserError:
+                continue  # somebody else's; merging the tables says so
             stored = tree["result"]
             rule = by_name.get(stored["rule"])
             sha256 = tree["settings"].get("rule_sha256")

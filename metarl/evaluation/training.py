@@ -18,7 +18,6 @@ from pathlib import Path
 import jax
 
 from metarl.console import heartbeat, say
-from metarl.errors import UserError
 from metarl.evaluation import amendments, memory, results, results_tables
 from metarl.evaluation.batches import batches
 from metarl.evaluation.cells import Cell
@@ -65,11 +64,7 @@ def train_missing(
 
 def _update_statuses(cells: Sequence[Cell], results_dir: Path) -> None:
     rules = {cell.rule.name: cell.rule for cell in cells}
-    try:
-        changed = amendments.update_statuses(results_dir, list(rules.values()))
-    except UserError as error:  # a file of somebody else's cell
-        say(f"warning: {error}; statuses are not updated")
-        return
+    changed = amendments.update_statuses(results_dir, list(rules.values()))
     if changed:
         name, before, now = changed[0]
         more = f", and {len(changed) - 1} more" if changed[1:] else ""

@@ -89,7 +89,7 @@ def choose(grid: Grid, rows: Sequence[Sequence[Result]]) -> Tuned:
       rows: of each option, in the order of its tries.
 
     Raises:
-      UserError: not one episode was finished.
+      UserError: no try has a score.
     """
     returns = np.array(
         [
@@ -99,9 +99,9 @@ def choose(grid: Grid, rows: Sequence[Sequence[Result]]) -> Tuned:
     )
     if np.isnan(returns).all():
         raise UserError(
-            f"tuning: {grid.rule.name} finished no episode of "
-            f"{', '.join(grid.games)}, so no rate is better than another "
-            f"(raise tuning.env_steps, {grid.tries[0][0].env_steps:,} now)"
+            f"tuning: {grid.rule.name} has no score on {', '.join(grid.games)}, so no "
+            f"rate is better than another: no episode finished, or returns are not "
+            f"finite (raise tuning.env_steps, {grid.tries[0][0].env_steps:,} now)"
         )
     ranges = [_range(cell.task) for cell in grid.tries[0]]
     known = [bounds for bounds in ranges if bounds is not None]

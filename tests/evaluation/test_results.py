@@ -185,7 +185,10 @@ def test_stored_statuses_are_updated_for_the_very_same_rule_alone(tmp_path):
     assert update_statuses(tmp_path, [other]) == []
     now = cell("Catch-v0", sha256="abc", **knows).rule
     name = "actor_critic__Pong-v5__seed1"
+    # Somebody else's file, before it in the alphabet, keeps no cell from that.
+    (tmp_path / "cells" / "A.json").write_text("{")
     assert update_statuses(tmp_path, [now]) == [(name, "held_out", "validation")]
+    (tmp_path / "cells" / "A.json").unlink()
     assert update_statuses(tmp_path, [now]) == []
     statuses = {r.result.game: r.result.status for r in results.read_cells(tmp_path)}
     assert statuses == {"Catch-v0": "held_out", "Pong-v5": "validation"}

@@ -19,6 +19,7 @@ from typing import NoReturn
 import metarl
 from metarl import commands
 from metarl.config_loader import is_override
+from metarl.disk_space import DiskFullError, told_if_full
 from metarl.errors import UserError, nearest
 
 EXIT_DONE, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -40,12 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         args = parse(sys.argv[1:] if argv is None else argv)
-        code = int(args.run(args))
-        sys.stdout.flush()
+        with told_if_full("what was written before is kept"):
+            code = int(args.run(args))
+            sys.stdout.flush()
         return code
     except UserError as error:
         print(f"metarl: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except DiskFullError as error:
+        print(f"metarl: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print("metarl: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

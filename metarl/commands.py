@@ -169,7 +169,7 @@ def _load(
     *,
     partial: bool = False,
 ) -> _AnyConfig:
-    """Return the configuration, whose games exist.
+    """Return the configuration, whose games exist and whose settings are all read.
 
     Args:
       model: the schema.
@@ -177,6 +177,7 @@ def _load(
       overrides: as typed.
       partial: whether the environment may be left open.
     """
+    files, overrides = list(files), list(overrides)
     loaded = config_loader.load(model, files, overrides)
     if not partial or loaded.environment != EnvironmentConfig():
         from metarl.envs.tasks import resolve_environment
@@ -187,6 +188,9 @@ def _load(
         from metarl.config_families import check_families
 
         check_families(loaded)
+    from metarl import without_effect
+
+    without_effect.refuse(loaded, files, overrides)
     return loaded
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from metarl.errors import nearest
+from metarl.errors import closest, nearest
 
 Path = tuple[str | int, ...]
 
@@ -29,6 +29,10 @@ _EXPECTED = {
     "dict_type": "must be a mapping of keys to values",
     "model_type": "must be a mapping of keys to values",
 }
+
+
+_ALIKE = 0.8
+"""How much a key is like the one that was meant, at the least, for a sure guess."""
 
 
 def describe(
@@ -58,9 +62,7 @@ class _Mistake:
         shown = f"{name}={_shown(value)}"
         match self.error["type"]:
             case "extra_forbidden":
-                parent = self._model_at(path[:-1])
-                allowed = list(parent.model_fields) if parent else []
-                return f"{shown}: unknown key{_among(path[-1], allowed)}"
+                return f"{shown}: unknown key{self._among_keys(path)}"
             case "union_tag_invalid":
                 tag = context["tag"]
                 allowed = _quoted(context["expected_tags"])
@@ -114,6 +116,32 @@ class _Mistake:
         kind = _lookup(_lookup(self.tree, path), ("kind",))
         return next((one for one in candidates if _kind_of(one) == kind), None)
 
+    def _among_keys(self, path: Path) -> str:
+        """Return the key that may have been meant, and those that there are."""
+        parent = self._model_at(path[:-1])
+        allowed = list(parent.model_fields) if parent else []
+        meant = self._elsewhere(path, allowed)
+        if meant is None:
+            return _among(path[-1], allowed)
+        return f"; did you mean '{meant}'? (allowed here: {', '.join(allowed)})"
+
+    def _elsewhere(self, path: Path, allowed: list[str]) -> str | None:
+        """Return where a key belongs that is none of ``allowed``, nor much like one."""
+        given = str(path[-1])
+        if closest(given, allowed, cutoff=_ALIKE) is not None:
+            return None
+        prefix = _dotted(path[:-1])
+        fields = [f for f in _fields_below(self.model) if f.startswith(prefix)]
+        names = {field.rpartition(".")[2] for field in fields}
+        name = closest(given, names, cutoff=_ALIKE)
+        named = [field for field in fields if field.rpartition(".")[2] == name]
+        # The agent's first, where several sections have it.
+        return min(
+            named,
+            key=lambda field: (field[:6] != "agent.", field.count(".")),
+            default=None,
+        )
+
     def _kinds(self, path: Path) -> list[str]:
         return [_kind_of(one) or "" for one in self._candidates(path)]
 
@@ -128,6 +156,16 @@ def _models_in(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [m for part in typing.get_args(annotation) for m in _models_in(part)]
+
+
+def _fields_below(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return the dotted names of all fields in a model's sections."""
+    found = []
+    for name, field in model.model_fields.items():
+        for section in _models_in(field.annotation):
+            inner = [f"{prefix}{name}.{key}" for key in section.model_fields]
+            found += inner + _fields_below(section, f"{prefix}{name}.")
+    return list(dict.fromkeys(found))
 
 
 def _has(at: object, step: str | int) -> bool:

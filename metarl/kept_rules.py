@@ -13,10 +13,11 @@ import jax
 from pydantic import JsonValue
 
 from metarl import rule_files
-from metarl.config import TrainConfig
+from metarl.config import CustomConfig, TrainConfig
 from metarl.config_families import settings_of
 from metarl.envs.tasks import resolve_environment
 from metarl.rule_files import LoadedRule, Manifest
+from metarl.rule_files import folder as rule_folder
 from metarl.run_folder import RunFolder
 from metarl.types import Params
 
@@ -39,7 +40,13 @@ class KeptRules:
           folder: of the run.
           games: task ids that the rule is meta-trained on.
           parent: the rule that it began as, if one was given.
+
+        Raises:
+          UserError: the run was begun with another text of the user's own class.
         """
+        is_custom = isinstance(config.update_rule, CustomConfig)
+        if is_custom and rule_folder.holds_rule(folder.rule):
+            rule_files.load_rule(folder.rule)  # which compares the texts
         self._config, self._folder = config, folder
         self._games, self._parent = tuple(games), parent
 

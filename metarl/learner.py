@@ -19,6 +19,7 @@ from metarl import config_loader
 from metarl.agents import group
 from metarl.agents.agent import Agent, AgentState
 from metarl.agents.checked_network import Apply, Init, check_network
+from metarl.atomic_files import write_file
 from metarl.config import OptimizerConfig
 from metarl.errors import UserError
 from metarl.rollout.builder import RolloutBuilder
@@ -162,7 +163,7 @@ class Learner:
 
     def save(self, state: AgentState, path: str | Path) -> None:
         """Write the agent to one npz file, whole or not at all."""
-        folder.write_file(Path(path), folder.pack(jax.device_get(_by_name(state))))
+        write_file(Path(path), folder.pack(jax.device_get(_by_name(state))))
 
     def restore(self, path: str | Path) -> AgentState:
         """Return the agent that `save` wrote, bit for bit.

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions of the packages, and the commit of the code.
+"""Where a result comes from: the versions of packages, the commit, the machine.
 
 A host module and a leaf: rule files and run directories both record what it says.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -19,6 +20,7 @@ PACKAGES = (
     "dm-haiku",
     "optax",
     "envpool",
+    "gymnasium",
     "orbax-checkpoint",
     "numpy",
     "pydantic",
@@ -56,12 +58,31 @@ def git_commit(package: Path | None = None) -> str | None:
     return _git(package, "rev-parse", "--verify", "HEAD")
 
 
+@functools.cache
 def is_modified() -> bool | None:
-    """Return whether tracked files differ from the commit; None without one."""
+    """Return whether tracked files differ from the commit; None without one.
+
+    As it was when it was first asked: call it before anybody edits what runs.
+    """
     if git_commit() is None:
         return None
     changes = _git(Path(__file__).parent, "status", "--porcelain", "-uno")
     return None if changes is None else changes != ""
+
+
+@functools.cache
+def machine() -> dict[str, str]:
+    """Return the operating system, the processor, its cores, and the memory."""
+    found = {"system": platform.platform(), "processor": platform.machine()}
+    for line in _lines(Path("/proc/cpuinfo")):
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            found["processor"] = value.strip()
+            break
+    found["cores"] = f"{os.cpu_count()} cores"
+    pages, page_bytes = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    found["memory"] = f"{pages * page_bytes / 2**30:.0f} GiB"
+    return found
 
 
 def write_versions(run_dir: Path) -> Path:
@@ -71,10 +92,18 @@ def write_versions(run_dir: Path) -> Path:
         "packages": package_versions(),
         "commit": git_commit(),
         "modified": is_modified(),
-        "machine": {"system": platform.platform(), "processor": platform.machine()},
+        "machine": machine(),
     }
     path.write_text(json.dumps(versions, indent=2) + "\n")
     return path
+
+
+def _lines(path: Path) -> list[str]:
+    """Return a file's lines, none where it cannot be read."""
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -78,8 +78,9 @@ class Estimate:
 
     Attributes:
       value: of the runs there are.
-      low: lower end; None where every game has a single run, which says nothing of how
-        much runs differ.
+      low: lower end; None where some game has a single run. That says nothing of how
+        much runs differ, and drawing it again always gives the same: the interval
+        would come out too narrow.
       high: upper end, likewise.
     """
 
@@ -147,7 +148,7 @@ def interval(
       seed: of the draws, which no global generator takes part in.
     """
     value = float(metric(runs))
-    if max(runs.sizes) == 1:
+    if min(runs.sizes) == 1:
         return Estimate(value)
     drawn = runs.resampled(resamples, np.random.default_rng(seed))
     return Estimate(value, *_percentiles(metric(drawn)))
@@ -174,9 +175,12 @@ def probability_of_improvement(x: Runs, y: Runs) -> FloatArray:
 def improvement_interval(
     x: Runs, y: Runs, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """Return the probability of improvement with its interval, both resampled."""
+    """Return the probability of improvement with its interval, both resampled.
+
+    There is none where either rule has a game with a single run.
+    """
     value = float(probability_of_improvement(x, y))
-    if max(x.sizes) == max(y.sizes) == 1:
+    if min(*x.sizes, *y.sizes) == 1:
         return Estimate(value)
     rng = np.random.default_rng(seed)
     drawn = probability_of_improvement(
@@ -217,7 +221,7 @@ def performance_profile(
     """
     taus = np.asarray(thresholds, np.float64)
     values = _parts_above(runs, taus)
-    if max(runs.sizes) == 1:
+    if min(runs.sizes) == 1:
         return Profile(taus, values)
     drawn = runs.resampled(resamples, np.random.default_rng(seed))
     low, high = np.quantile(_parts_above(drawn, taus), _tails(), axis=0)

@@ -17,6 +17,7 @@ from metarl import meta_log
 from metarl.checkpoint import CheckpointStore
 from metarl.config import TrainConfig
 from metarl.console import Progress, heartbeat, say
+from metarl.disk_space import told_if_full
 from metarl.kept_rules import KeptRules, manifest_of
 from metarl.meta_training import MetaTraining
 from metarl.provenance import git_commit
@@ -51,7 +52,9 @@ def main(config: TrainConfig, *, resume: Path | None = None) -> int:
 
 def go_on(config: TrainConfig, folder: RunFolder) -> int:
     """Take up the run in ``folder`` where it stands; return the exit code."""
+    resume = f"metarl train --resume {folder.path}"
     with (
+        told_if_full(f"what was saved before is kept; make room and go on: {resume}"),
         folder.locked(),
         stop_signals() as told_to_stop,
         contextlib.ExitStack() as stack,

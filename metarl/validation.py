@@ -8,8 +8,11 @@ of it is in a checkpoint. Meta-training's randomness is not touched.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from metarl import evaluation, statistics
+from metarl.atomic_files import write_file
 from metarl.config import TrainConfig
 from metarl.console import say
 from metarl.envs import suites
@@ -27,6 +31,8 @@ from metarl.rule_files import folder as rule_folder
 from metarl.run_folder import RunFolder
 from metarl.tracking import without_wandb
 from metarl.validation_plan import (
+    OF_TRAINING,
+    SCORE_FILE,
     common_scale,
     drop_other_cells,
     games_of,
@@ -35,11 +41,6 @@ from metarl.validation_plan import (
     rule_of,
     score_of,
 )
-
-SCORE = "score.json"
-
-_OF_TRAINING = ("every", "allow_seen")
-"""Fields of `validation` that change nothing of what a score means."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Score:
       games: task ids.
       settings: of `validation`, by which scores are comparable.
       metrics: by the names of `docs/metrics.md`.
-      iqm: over games and seeds; None where agents finished no episode.
+      iqm: over games and seeds; None where there is none.
+      failure: why there is none; empty where there is one.
     """
 
     meta_step: int
@@ -59,6 +61,7 @@ class Score:
     settings: Mapping[str, Any]
     metrics: Mapping[str, float]
     iqm: float | None
+    failure: str = ""
 
 
 class Validation:
@@ -68,7 +71,7 @@ class Validation:
         """Describe them; `begin` says where the run stands."""
         self._config, self._folder = config, folder
         self._settings = config.validation.model_dump(
-            mode="json", exclude=set(_OF_TRAINING)
+            mode="json", exclude=set(OF_TRAINING)
         )
         self._scores: list[Score] = []
         self._games_before: tuple[str, ...] = ()
@@ -86,7 +89,7 @@ class Validation:
             manifest = load_rule(self._folder.rule).manifest
             self._games_before = manifest.games_validation
         self._scores = []
-        for path in sorted(self._folder.validations.glob(f"*/{SCORE}")):
+        for path in sorted(self._folder.validations.glob(f"*/{SCORE_FILE}")):
             score = _read(path)
             if score.meta_step > meta_steps:
                 path.unlink()
@@ -139,6 +142,8 @@ class Validation:
     ) -> Score | None:
         """Train fresh agents by the rule as it is; return what it came to.
 
+        A failure is a score that says so: meta-training goes on without.
+
         Args:
           save_rule: writes it to a folder, as one that games were used to validate.
           meta_steps: that it has had.
@@ -149,7 +154,23 @@ class Validation:
         """
         place = self._place(meta_steps)
         games = tuple(task.task_id for task in games_of(self._config))
-        save_rule(place / "rule", games)
+        try:
+            save_rule(place / "rule", games)
+            rows = self._rows(place, meta_steps, told_to_stop)
+            if rows is None:
+                return None
+            metrics, iqm = score_rows(rows)
+            failure = "" if iqm is not None else why_unscored(rows)
+        except Exception as error:  # of environments, encoders, devices
+            _keep_traceback(place)
+            metrics, iqm = {}, None
+            failure = f"it failed ({type(error).__name__}: {error})"
+        return Score(meta_steps, games, self._settings, metrics, iqm, failure)
+
+    def _rows(
+        self, place: Path, meta_steps: int, told_to_stop: Callable[[], bool]
+    ) -> list[Result] | None:
+        """Return the results of the rule in ``place``; None where told to stop."""
         name = f"{self._folder.path.resolve().name}__meta_step_{meta_steps}"
         rule = dataclasses.replace(load_rule(place / "rule"), name=name)
         cells = plan_cells(self._config, rule, place)
@@ -164,8 +185,7 @@ class Validation:
         if len(rows) < len(cells):
             say(f"stopped: {len(rows)} of {len(cells)} cells of the validation done")
             return None
-        metrics, iqm = score_rows(rows)
-        return Score(meta_steps, games, self._settings, metrics, iqm)
+        return rows
 
     def take(self, score: Score) -> None:
         """Count a score, and let RUN/rule_best follow from it."""
@@ -175,8 +195,8 @@ class Validation:
     def store(self, score: Score) -> None:
         """Write a score to its folder; call this last: it will not be made again."""
         text = json.dumps(dataclasses.asdict(score), indent=1) + "\n"
-        path = self._place(score.meta_step) / SCORE
-        rule_folder.write_file(path, text.encode())
+        path = self._place(score.meta_step) / SCORE_FILE
+        write_file(path, text.encode())
 
     def _keep_best(self) -> None:
         """Let RUN/rule_best be the best rule, whole at any moment."""
@@ -222,8 +242,8 @@ class Validation:
         best = self.best
         if score.iqm is None:
             return (
-                f"warning: validation at meta_step={score.meta_step}: agents finished "
-                "no episode, so there is no score (validation.env_steps is too small)"
+                f"warning: validation at meta_step={score.meta_step} has no score: "
+                f"{' '.join(score.failure.split())}"
             )
         interval = ""
         if "eval/iqm_lo" in score.metrics:
@@ -246,7 +266,7 @@ def score_rows(rows: Sequence[Result]) -> tuple[dict[str, float], float | None]:
 
     Returns:
       `eval/...`; the interquartile mean over games and seeds, on the scale that the
-      games have in common; None where a cell has no score.
+      games have in common; None where a cell has no score, or one that is no number.
     """
     games = [suites.get_game(name) for name in dict.fromkeys(row.game for row in rows)]
     scale = common_scale(games)
@@ -259,7 +279,7 @@ def score_rows(rows: Sequence[Result]) -> tuple[dict[str, float], float | None]:
     of_games = []
     for game in games:
         returns = [row.mean_return for row in rows if row.game == game.task_id]
-        known = [value for value in returns if value is not None]
+        known = [v for v in returns if v is not None and math.isfinite(v)]
         scores = [score_of(game, value, scale) for value in known]
         if known:
             shown = known if name == "episodic_return" else scores
@@ -273,6 +293,23 @@ def score_rows(rows: Sequence[Result]) -> tuple[dict[str, float], float | None]:
     if estimate.low is not None and estimate.high is not None:
         metrics |= {"eval/iqm_lo": estimate.low, "eval/iqm_hi": estimate.high}
     return metrics, estimate.value
+
+
+def why_unscored(rows: Sequence[Result]) -> str:
+    """Return a sentence on the first cell without a score, if one has none."""
+    for row in rows:
+        who = f"the agent of {row.game}, seed {row.seed},"
+        if row.mean_return is None:
+            return f"{who} finished no episode (validation.env_steps is too small)"
+        if not math.isfinite(row.mean_return):
+            return f"{who} has the mean return {row.mean_return}"
+    return ""
+
+
+def _keep_traceback(place: Path) -> None:
+    """Write down what went wrong, for whoever wants to know more than the line."""
+    with contextlib.suppress(OSError):  # such as the very reason
+        write_file(place / "failure.txt", traceback.format_exc().encode())
 
 
 def _read(path: Path) -> Score:

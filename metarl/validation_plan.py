@@ -28,6 +28,10 @@ Scale = Literal[
     "raw returns",
 ]
 
+SCORE_FILE = "score.json"
+"""In the folder of each validation, once it is done."""
+OF_TRAINING = ("every", "allow_seen")
+"""Fields of `validation` that change nothing of what a score means."""
 _OWN = (
     "seeds",
     "env_steps",

@@ -219,6 +219,35 @@ TORSO = "agent.network.torso"
             "agent.sigma=3: unknown key (allowed: network, optimizer)",
         ),
         (
+            "agent.optimizer.lr=1",
+            "agent.optimizer.lr=1: unknown key; did you mean 'learning_rate'? (",
+        ),
+        (
+            "lr=1",
+            "lr=1: unknown key; did you mean 'agent.optimizer.learning_rate'? (allowed "
+            "here: exp_name, ",
+        ),
+        (
+            "meta.learning_rates=1",
+            "meta.learning_rates=1: unknown key; did you mean "
+            "'meta.optimizer.learning_rate'? (allowed here: ",
+        ),
+        (
+            "stiky_actions=1",
+            "stiky_actions=1: unknown key; did you mean "
+            "'environment.atari.sticky_actions'? (allowed here: ",
+        ),
+        ("seeds=1", "seeds=1: unknown key; did you mean 'seed'? (allowed: "),
+        (
+            "agent.optimizer.learning_rate=1e99",
+            "agent.optimizer.learning_rate=1e+99: must be a number that 32 bits hold, "
+            "from 1.2e-38 to 3.4e38",
+        ),
+        (
+            "agent.optimizer.eps=1e-99",
+            "agent.optimizer.eps=1e-99: must be a number that 32 bits hold",
+        ),
+        (
             TORSO + "={kind: nature, chanels: [1]}",
             f"{TORSO}.chanels=[1]: unknown key; did you mean 'channels'? (allowed: "
             "kind, channels, kernels, strides, dense)",
@@ -331,7 +360,7 @@ def test_a_dump_loads_as_the_same_configuration(path, write):
 @given(
     name=st.sampled_from(["3e-4", "2e8", "1:30", "null", "yes", "0x1", "a: b", "#", ""])
     | st.text(st.characters(codec="ascii", exclude_categories=["Cc"])),
-    rate=st.floats(min_value=1e-300, max_value=1e300),
+    rate=st.floats(min_value=1.2e-38, max_value=3.4e38),
 )
 def test_any_text_and_number_survive_a_dump(name, rate, tmp_path_factory):
     config = train().model_copy(update={"exp_name": name})

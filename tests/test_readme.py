@@ -47,7 +47,7 @@ def words_of(command: str) -> list[str]:
 COMMANDS = typed_commands(README)
 OF_EVALUATION = [
     command
-    for page in ("evaluation.md", "report.md")
+    for page in ("evaluation.md", "report.md", "results.md")
     for command in typed_commands(ROOT / "docs" / page)
     if command.startswith(("metarl evaluate ", "metarl report "))
 ]
@@ -82,7 +82,8 @@ def test_every_command_is_one_with_settings_that_exist(
         overrides = [*suite, *args.overrides]
         if args.jobs is not None:
             assert jobs.parse_jobs(args.jobs)
-        evaluation = config_loader.load(EvaluationConfig, [], overrides)
+        files = [Path(word) for word in args.rules if word.endswith(".yaml")]
+        evaluation = config_loader.load(EvaluationConfig, files, overrides)
         assert resolve_environment(evaluation.environment, same_shapes=False)
     elif args.run is commands.bench:
         asked, files = bench.split(args.words)

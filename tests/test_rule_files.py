@@ -100,6 +100,7 @@ def test_loaded_rule_is_the_saved_one(tmp_path: Path) -> None:
     )
     loaded = load_rule(tmp_path / "mine")
     assert isinstance(loaded, LoadedRule)
+    assert loaded.path == tmp_path / "mine"
     assert loaded.name == "mine"
     assert loaded.rule == make_rule(SMALL)
     assert loaded.manifest == written
@@ -442,6 +443,55 @@ def test_status_follows_from_the_manifest() -> None:
     assert status(partly, "Pong-v5") == "seen"
     assert status(partly, "Breakout-v5") == "unknown"
     assert status(partly, "Assault-v5") == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("seen", "same", "others"),
+    [
+        ("FrozenLake-v1", ["FrozenLake8x8-v1", "gym:FrozenLake-v1"], ["Catch-v0"]),
+        (
+            "MiniGrid-Empty-5x5-v0",
+            ["MiniGrid-Empty-Random-6x6-v0", "gym:minigrid:MiniGrid-Empty-8x8-v0"],
+            ["MiniGrid-FourRooms-v0", "MiniGrid-DoorKey-5x5-v0"],
+        ),
+        (
+            "MiniGrid-Dynamic-Obstacles-Random-6x6-v0",
+            ["MiniGrid-Dynamic-Obstacles-8x8-v0"],
+            ["MiniGrid-Empty-8x8-v0"],
+        ),
+        (
+            "MiniGrid-LavaCrossingS9N1-v0",
+            ["MiniGrid-LavaCrossingS11N5-v0"],
+            ["MiniGrid-SimpleCrossingS9N1-v0", "MiniGrid-LavaGapS5-v0"],
+        ),
+        ("MiniGrid-LavaGapS5-v0", ["MiniGrid-LavaGapS7-v0"], []),
+        ("MiniGrid-MultiRoom-N2-S4-v0", ["MiniGrid-MultiRoom-N6-v0"], []),
+        ("MiniGrid-Fetch-5x5-N2-v0", ["MiniGrid-Fetch-8x8-N3-v0"], []),
+        ("MiniGrid-MemoryS17Random-v0", ["MiniGrid-MemoryS7-v0"], []),
+        ("MiniGrid-DistShift1-v0", ["MiniGrid-DistShift2-v0"], []),
+        (
+            "MiniGrid-ObstructedMaze-1Dlhb-v0",
+            ["MiniGrid-ObstructedMaze-2Dl-v0", "MiniGrid-ObstructedMaze-Full-v1"],
+            [],
+        ),
+        (
+            "MiniGrid-Unlock-v0",
+            [],
+            ["MiniGrid-UnlockPickup-v0", "MiniGrid-WFC-RoomsFabric-v0"],
+        ),
+        (
+            "BabyAI-KeyCorridorS3R1-v0",
+            ["BabyAI-KeyCorridor-v0"],
+            ["BabyAI-GoToLocalS5N2-v0"],
+        ),
+    ],
+)
+def test_all_sizes_of_a_task_are_one_game(
+    seen: str, same: list[str], others: list[str]
+) -> None:
+    manifest = _manifest([seen], [])
+    assert {status(manifest, game) for game in [seen, *same]} == {"seen"}
+    assert {status(manifest, game) for game in others} <= {"held_out"}
 
 
 def test_a_rule_inherits_what_its_parents_saw() -> None:

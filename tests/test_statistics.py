@@ -192,6 +192,19 @@ def test_one_run_per_game_has_no_interval():
     assert statistics.improvement_interval(single, single) == Estimate(0.5)
 
 
+def test_a_single_run_of_one_game_among_others_has_no_interval_either():
+    mixed, whole = runs([1], [3, 5, 9]), runs([1, 2], [3, 5, 9])
+    assert interval(statistics.mean, mixed) == Estimate((1 + 17 / 3) / 2)
+    profile = statistics.performance_profile(mixed, [2])
+    assert (profile.low, profile.high) == (None, None)
+    for x, y in ((mixed, whole), (whole, mixed)):
+        found = statistics.improvement_interval(x, y)
+        assert (found.low, found.high) == (None, None)
+    assert interval(statistics.mean, whole).low is not None
+    assert statistics.performance_profile(whole, [2]).low is not None
+    assert statistics.improvement_interval(whole, whole).low is not None
+
+
 def test_equal_runs_have_an_interval_of_no_width():
     assert interval(statistics.iqm, runs([2, 2], [2, 2])) == Estimate(2.0, 2.0, 2.0)
 

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +117,17 @@ def test_a_run_that_starts_anew_drops_all_rows(tmp_path: Path) -> None:
         with Tracker(tmp_path, NO_WANDB, {}, LABELS) as tracker:
             tracker.log({"meta/loss": 1.0}, meta_step=1)
     assert len(_rows(tmp_path)) == 1
+
+
+def test_tracking_needs_neither_jax_nor_rules_nor_wandb() -> None:
+    code = (
+        "import sys, metarl.tracking; "
+        "print(*{'jax', 'wandb', 'metarl.rules', 'metarl.rule_files'} & {*sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "\n"
 
 
 # --- Whether and how W&B is used --------------------------------------------------

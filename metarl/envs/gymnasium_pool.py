@@ -40,8 +40,7 @@ class GymnasiumEnvironments:
 
     def reset(self) -> tuple[Array, Mapping[str, Any]]:
         """Return the first observations ``[B, ...]``, and what else is told."""
-        with quiet():
-            observations, info = self._env.reset(seed=self._seeds)
+        observations, info = self._env.reset(seed=self._seeds)
         return observations, info
 
     def send(self, action: npt.NDArray[np.int32]) -> None:
@@ -51,10 +50,9 @@ class GymnasiumEnvironments:
     def recv(self) -> tuple[Array, Array, Array, Array, Mapping[str, Any]]:
         """Let every environment take its action."""
         assert self._actions is not None
-        with quiet():
-            observations, rewards, terminated, truncated, info = self._env.step(
-                self._actions + self._first_action
-            )
+        observations, rewards, terminated, truncated, info = self._env.step(
+            self._actions + self._first_action
+        )
         return observations, rewards.astype(np.float32), terminated, truncated, info
 
     def close(self) -> None:
@@ -83,18 +81,16 @@ class GymnasiumPicture:
 
     def reset(self) -> tuple[Array, Mapping[str, Any]]:
         """Return the first observation ``[1, ...]``, and what else is told."""
-        with quiet():
-            observation, info = self._env.reset(seed=self._seed)
+        observation, info = self._env.reset(seed=self._seed)
         return np.asarray(observation)[None], info
 
     def step(
         self, action: npt.NDArray[np.int32]
     ) -> tuple[Array, Array, Array, Array, Mapping[str, Any]]:
         """Take the action ``[1]``."""
-        with quiet():
-            observation, reward, terminated, truncated, info = self._env.step(
-                action[0] + self._first_action
-            )
+        observation, reward, terminated, truncated, info = self._env.step(
+            action[0] + self._first_action
+        )
         return (
             np.asarray(observation)[None],
             np.array([reward], np.float32),
@@ -105,8 +101,7 @@ class GymnasiumPicture:
 
     def render(self) -> Array:
         """Return the picture ``[1, H, W, 3]``."""
-        with quiet():
-            return np.asarray(self._env.render())[None]
+        return np.asarray(self._env.render())[None]
 
     def close(self) -> None:
         """Free the environment."""

@@ -137,11 +137,14 @@ def make_gymnasium(
 
     see_working_directory()
     task_id = name.removeprefix(GYMNASIUM)
+    # Of which not all environments know.
+    options: dict[str, Any] = (
+        {} if render_mode is None else {"render_mode": render_mode}
+    )
     try:
         with quiet():
-            if render_mode is None:  # of which not all environments know
-                return gymnasium.make(task_id)
-            return gymnasium.make(task_id, render_mode=render_mode)
+            # The checker's remarks on first steps could be silenced there alone.
+            return gymnasium.make(task_id, disable_env_checker=True, **options)
     except gymnasium.error.UnregisteredEnv as error:
         known = list(gymnasium.registry)
         raise UserError(
@@ -155,7 +158,11 @@ def make_gymnasium(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence remarks of environments, such as that there is a newer version."""
+    """Silence remarks of environments, such as that there is a newer version.
+
+    While they are made: the filters of warnings are the whole process's, and setting
+    them takes longer than many a step.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

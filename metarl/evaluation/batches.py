@@ -1,4 +1,7 @@
-"""Which cells are trained side by side, in one program. No files, no environments."""
+"""Which cells are trained side by side, in one program.
+
+Host code: it looks at their shapes, and at how much memory is free.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Cells of an evaluation: a rule, a game and a seed, and which of them run together.
+"""Cells of an evaluation: a rule, a game and a seed, with all their settings.
 
-No files and no environments are touched here.
+Host code. Results are not touched here. Planning reads the user's YAML files and
+rules, and makes an environment of a game outside our tables to see its shapes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from metarl import config_loader
+from metarl import config_loader, without_effect
 from metarl.config import EnvironmentConfig, EvaluationConfig, RuleConfig
 from metarl.envs import suites
 from metarl.envs.suites import Family
@@ -28,7 +29,7 @@ from metarl.envs.tasks import (
 )
 from metarl.errors import UserError
 from metarl.evaluation.defaults import rule_for, settings_for, user_tree
-from metarl.rule_files import LoadedRule, load_rule
+from metarl.rule_files import MODULE_SHA256, LoadedRule, load_rule
 
 GROUP_SIZE = 1
 OPEN_ENV_STEPS = 500_000
@@ -54,13 +55,15 @@ class Tuned:
     """What chose a rule's learning rate.
 
     Attributes:
-      learning_rates: that were tried.
+      learning_rates: of the options, as the scored games would have them.
       games: that they were tried on.
       seeds: of each game.
       env_steps: of each game and seed.
       chosen: of the rates.
       score: by which: "normalized_score" or "rank".
       scores: of each rate, mean over games and seeds.
+      factors: that made the rates, if they were not given; what was tried had the
+        same multiples of its own rates.
     """
 
     learning_rates: tuple[float, ...]
@@ -70,6 +73,7 @@ class Tuned:
     chosen: float
     score: str
     scores: tuple[float, ...]
+    factors: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,12 +139,16 @@ class Cell:
             "update_rule": manifest.config.model_dump(mode="json"),
             "rule_sha256": manifest.sha256,
         }
+        if module := manifest.source.get(MODULE_SHA256):
+            # The hash of a run's rule is of its arrays alone.
+            identity["rule_module_sha256"] = module
         environment = identity["environment"]
         assert isinstance(environment, dict)
         environment["options"] = dict(self.task.options)
         if self.tuning is not None:
             tuned = dataclasses.asdict(self.tuning)
-            del tuned["scores"]  # what they decided is told by `chosen`
+            # What they decided is told by `chosen` and `learning_rates`.
+            del tuned["scores"], tuned["factors"]
             identity["tuning"] = {
                 name: list(value) if isinstance(value, tuple) else value
                 for name, value in tuned.items()
@@ -211,10 +219,11 @@ def plan(
       overrides: the user's `key=value`.
 
     Raises:
-      UserError: a rule, game or setting does not exist, or two rules or cells share a
-        name.
+      UserError: a rule, game or setting does not exist or has no effect, or two rules
+        or cells share a name.
     """
     user = _user_config(files, overrides)
+    without_effect.refuse(user, files, overrides)
     tasks = resolve_environment(user.environment, same_shapes=False)
     loaded = [r if isinstance(r, LoadedRule) else load_rule(r) for r in rules]
     names = [rule.name for rule in loaded]
@@ -303,8 +312,8 @@ def require_an_update(cell: Cell) -> None:
     batch = min(replay.ratio * num_envs, replay.capacity)
     if cell.env_steps < batch * settings.rollout_length:
         raise UserError(
-            f"env_steps: {cell.env_steps} is less than the first update of "
-            f"{cell.rule.name} waits for ({batch * settings.rollout_length}: "
+            f"env_steps: {cell.env_steps} is less than what the first update "
+            f"of {cell.rule.name} waits for ({batch * settings.rollout_length}: "
             f"{batch} trajectories of rollout_length={settings.rollout_length})"
         )
 

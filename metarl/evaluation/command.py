@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metarl.console import say
-from metarl.evaluation import results, tuning
+from metarl.disk_space import told_if_full
+from metarl.evaluation import results_tables, tuning, tuning_grid
 from metarl.evaluation.cells import Cell, cell_name, plan, require_an_update
 from metarl.evaluation.jobs import Jobs, parse_jobs, part
 from metarl.evaluation.results import Result
 from metarl.evaluation.runner import ToldToStop, never
 from metarl.evaluation.shared_folder import require_writable
+from metarl.evaluation.summary import summary_table
 from metarl.evaluation.training import train_missing
+from metarl.evaluation.videos import is_left_to_film
 from metarl.rule_files import LoadedRule
 from metarl.stop_signals import stop_signals
 
@@ -46,18 +49,24 @@ def main(
     given = list(overrides)
     if suite is not None:
         overrides = [f"environment.suite={suite}", *overrides]
-    with stop_signals("after this rollout; finished cells are kept") as told_to_stop:
+    again = "finished cells are kept; make room and give the same command again"
+    with (
+        told_if_full(again),
+        stop_signals("after this rollout; finished cells are kept") as told_to_stop,
+    ):
         grid = _plan(rules, files, overrides, share)
         rows = _evaluate(grid, told_to_stop)
     say("")
     for line in summary_table(rows):
         say(line)
-    if len(rows) == len(grid.cells):
+    is_left = told_to_stop() and is_left_to_film(grid.results_dir, grid.cells)
+    if len(rows) == len(grid.cells) and not is_left:
         return EXIT_DONE
     words = ["metarl", "evaluate", *rules, *map(str, files)]
     words += [] if suite is None else ["--suite", suite]
     words += [] if jobs is None else ["--jobs", jobs]
-    say(f"stopped; go on with: {shlex.join([*words, *given])}")
+    left = ", with agents left to film" if is_left else ""
+    say(f"stopped{left}; go on with: {shlex.join([*words, *given])}")
     return EXIT_PREEMPTED
 
 
@@ -97,7 +106,7 @@ class _Grid:
 
     cells: list[Cell]
     results_dir: Path
-    tuning: list[tuning.Grid]
+    tuning: list[tuning_grid.Grid]
     begin_at: float  # of the tries, by their share
 
 
@@ -114,7 +123,7 @@ def _plan(
     if jobs.count > 1:
         say(f"job {jobs}: {len(cells)} of {len(planned)} cells")
     # Of all cells, so that a mistake is told to every part.
-    grids = tuning.plan_grids(planned, files, overrides)
+    grids = tuning_grid.plan_grids(planned, files, overrides)
     results_dir = planned[0].settings.results_dir
     return _Grid(cells, results_dir, grids, begin_at=(jobs.index - 1) / jobs.count)
 
@@ -132,20 +141,6 @@ def _evaluate(grid: _Grid, told_to_stop: ToldToStop) -> list[Result]:
     if cells is not None:
         train_missing(cells, results_dir, told_to_stop)
     wanted = {cell.name for cell in grid.cells}
-    rows = results.merge_cells(results_dir)
+    rows = results_tables.merge_cells(results_dir)
     say(f"results: {results_dir / 'results.csv'} ({len(rows)} rows), curves.csv beside")
     return [row for row in rows if cell_name(row.rule, row.game, row.seed) in wanted]
-
-
-def summary_table(results_of: Sequence[Result]) -> list[str]:
-    """Return the lines of a small table: means over seeds by game and rule."""
-    rows = results.summary(results_of)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            # The three text columns to the left, numbers to the right.
-            cell.ljust(width) if i < 3 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

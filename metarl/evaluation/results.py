@@ -1,4 +1,4 @@
-"""Results on disk: a JSON file per cell, and the tables that are merged from them.
+"""Results on disk: a JSON file per finished cell.
 
 A host module. Every file appears whole or not at all, so an evaluation that was killed
 goes on with the cells that have none.
@@ -6,19 +6,19 @@ goes on with the cells that have none.
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import dataclasses
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from metarl.atomic_files import write_file, write_new_file
 from metarl.envs.suites import GAMES, human_normalized_score
 from metarl.errors import UserError
 from metarl.evaluation.cells import GROUP_SIZE, Cell, completed_identity
 from metarl.evaluation.shared_folder import locked
-from metarl.rule_files import folder as rule_folder
 
 CELLS = "cells"
 FORMAT = 1
@@ -30,7 +30,8 @@ class Result:
 
     Attributes:
       mean_return: raw return of the finished episodes that `final_score` names, by
-        default the last 100, all if fewer; None where no episode finished.
+        default the last 100, all if fewer; None where no episode finished, or where
+        that of one is not finite.
       human_normalized_score: of that; None where no scores are published.
       scored_episodes: how many episodes `mean_return` is of.
       frames: of the emulator: `env_steps` x frame-skip in Atari, `env_steps` elsewhere.
@@ -66,7 +67,8 @@ class CurveRow:
       env_steps: so far.
       agent_updates: so far.
       episodes: finished since the row before.
-      mean_return: their raw return; None where there are none.
+      mean_return: their raw return; None where there are none, or where that of one
+        is not finite.
     """
 
     env_steps: int
@@ -126,7 +128,7 @@ def make_result(
       episodes: that finished.
       last_returns: of those that count.
     """
-    mean = sum(last_returns) / len(last_returns) if last_returns else None
+    mean = finite(sum(last_returns) / len(last_returns)) if last_returns else None
     return Result(
         rule=cell.rule.name,
         game=cell.game,
@@ -139,12 +141,17 @@ def make_result(
         human_normalized_score=(
             None if mean is None else human_normalized_score(cell.task.game, mean)
         ),
-        scored_episodes=len(last_returns),
+        scored_episodes=0 if mean is None else len(last_returns),
         frames=env_steps * cell.frame_skip,
         protocol=cell.protocol,
         learning_rate=cell.settings.agent.optimizer.learning_rate,
         tuned=cell.tuning is not None,
     )
+
+
+def finite(number: float) -> float | None:
+    """Return a number as JSON can hold it: None where it is not finite."""
+    return number if math.isfinite(number) else None
 
 
 def write_cell(
@@ -155,8 +162,9 @@ def write_cell(
     about: Mapping[str, object],
     *,
     videos: Sequence[Video] = (),
-) -> None:
-    """Store a finished cell.
+    before: Callable[[], None] | None = None,
+) -> bool:
+    """Store a finished cell, unless another process was first: its result stays.
 
     Args:
       results_dir: of the evaluation.
@@ -165,6 +173,10 @@ def write_cell(
       curve: its learning curve.
       about: what else is worth knowing, such as versions and seconds.
       videos: of its agents.
+      before: called right before it is stored, if it is.
+
+    Returns:
+      Whether it was stored.
     """
     tree = {
         "format": FORMAT,
@@ -174,33 +186,38 @@ def write_cell(
         "about": dict(about),
         "videos": [dataclasses.asdict(video) for video in videos],
     }
-    _write(_path(results_dir, cell), json.dumps(tree, indent=1) + "\n")
+    path = cell_path(results_dir, cell)
+    with changing(results_dir):
+        if path.exists():
+            return False
+        if before is not None:
+            before()
+        return write_new_file(path, _json(tree).encode())
 
 
-def add_videos(results_dir: Path, cell: Cell, videos: Sequence[Video]) -> None:
-    """List videos in the file of a cell that is stored already."""
-    path = _path(results_dir, cell)
-    tree = json.loads(path.read_text("utf-8"))
-    tree["videos"] = [dataclasses.asdict(video) for video in videos]
-    _write(path, json.dumps(tree, indent=1) + "\n")
-
-
-def is_finished(results_dir: Path, cell: Cell) -> bool:
+def is_finished(
+    results_dir: Path, cell: Cell, *, undecided: Sequence[str] = ()
+) -> bool:
     """Return whether a cell was done before, with the same settings.
+
+    Args:
+      results_dir: of the evaluation.
+      cell: that may be done.
+      undecided: settings that are not compared, since they are still to be chosen.
 
     Raises:
       UserError: it was done with others.
     """
-    path = _path(results_dir, cell)
+    path = cell_path(results_dir, cell)
     if not path.is_file():
         return False
-    tree = _read(path)
+    tree = read_tree(path)
     # Of names that no file can have, two may have become one.
     of = {"rule": cell.rule.name, "game": cell.game, "seed": cell.seed}
     before = {name: tree["result"].get(name) for name in of}
-    before |= _flat(completed_identity(tree["settings"]))
-    now = {**of, **_flat(cell.identity())}
-    fields = dict.fromkeys([*now, *before])
+    before |= flatten(completed_identity(tree["settings"]))
+    now = {**of, **flatten(cell.identity())}
+    fields = [f for f in dict.fromkeys([*now, *before]) if f not in undecided]
     # The grid first: what it chose differs too where it does.
     for field in sorted(fields, key=lambda name: not name.startswith("tuning.")):
         if before.get(field) != now.get(field):
@@ -212,38 +229,11 @@ def is_finished(results_dir: Path, cell: Cell) -> bool:
     return True
 
 
-def merge_cells(results_dir: Path) -> list[Result]:
-    """Write `results.csv`, `results.json` and `curves.csv` from all cells there are.
-
-    One process after another, so that no table is put in place of a newer one.
-
-    Returns:
-      The rows, by rule, game and seed.
-    """
+@contextlib.contextmanager
+def changing(results_dir: Path) -> Iterator[None]:
+    """Keep others from merging, storing and changing cells while the block runs."""
     with locked(results_dir / ".merge.lock"):
-        return _merge(results_dir)
-
-
-def _merge(results_dir: Path) -> list[Result]:
-    records = read_cells(results_dir)
-    rows = [dataclasses.asdict(record.result) for record in records]
-    columns = [field.name for field in dataclasses.fields(Result)]
-    _write(results_dir / "results.csv", _csv(columns, rows))
-    _write(results_dir / "results.json", json.dumps(rows, indent=1) + "\n")
-    points = [
-        {
-            "rule": record.result.rule,
-            "game": record.result.game,
-            "seed": record.result.seed,
-            **dataclasses.asdict(point),
-        }
-        for record in records
-        for point in record.curve
-    ]
-    columns = ["rule", "game", "seed"]
-    columns += [field.name for field in dataclasses.fields(CurveRow)]
-    _write(results_dir / "curves.csv", _csv(columns, points))
-    return [record.result for record in records]
+        yield
 
 
 def read_cells(results_dir: Path) -> list[CellRecord]:
@@ -252,72 +242,31 @@ def read_cells(results_dir: Path) -> list[CellRecord]:
     Raises:
       UserError: a file there is not a cell's.
     """
-    records = [_record(path) for path in (results_dir / CELLS).glob("*.json")]
+    return by_cell(read_record(path) for path in (results_dir / CELLS).glob("*.json"))
+
+
+def by_cell(records: Iterable[CellRecord]) -> list[CellRecord]:
+    """Return cells by rule, game and seed."""
     return sorted(records, key=lambda r: (r.result.rule, r.result.game, r.result.seed))
 
 
 def read_cell(results_dir: Path, cell: Cell) -> CellRecord:
     """Return what is stored of a finished cell."""
-    return _record(_path(results_dir, cell))
+    return read_record(cell_path(results_dir, cell))
 
 
-def read_curves(results_dir: Path) -> dict[tuple[str, str, int], list[CurveRow]]:
-    """Return the learning curve of each cell by rule, game and seed."""
-    return {
-        (r.result.rule, r.result.game, r.result.seed): list(r.curve)
-        for r in read_cells(results_dir)
-    }
-
-
-def summary(results: Iterable[Result]) -> list[list[str]]:
-    """Return a small table, head first: means over seeds by game and rule.
-
-    `seeds` is how many have a score, of how many there are where some have none;
-    `episodes` how many the score of a seed is of, the fewest there are.
-    """
-    groups: dict[tuple[str, str, str], list[Result]] = {}
-    for result in results:
-        key = (result.game, result.status, result.rule)
-        groups.setdefault(key, []).append(result)
-    rows = [
-        ["game", "status", "rule", "seeds", "episodes", "return", "human-normalized"]
-    ]
-    for (game, status, rule), members in sorted(groups.items()):
-        scored = [m.scored_episodes for m in members if m.mean_return is not None]
-        all_scored = len(scored) == len(members)
-        rows.append(
-            [
-                game,
-                status,
-                rule,
-                str(len(scored)) if all_scored else f"{len(scored)} of {len(members)}",
-                str(min(scored, default=0)),
-                _mean([member.mean_return for member in members]),
-                _mean([member.human_normalized_score for member in members]),
-            ]
-        )
-    return rows
-
-
-def _mean(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{sum(known) / len(known):.3f}" if known else "-"
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)  # None becomes an empty field
-    return text.getvalue()
-
-
-def _path(results_dir: Path, cell: Cell) -> Path:
+def cell_path(results_dir: Path, cell: Cell) -> Path:
+    """Return where a cell is stored once it is finished."""
     return results_dir / CELLS / f"{cell.name}.json"
 
 
-def _record(path: Path) -> CellRecord:
-    tree = _read(path)
+def read_record(path: Path) -> CellRecord:
+    """Return the finished cell that a file is.
+
+    Raises:
+      UserError: it is not one.
+    """
+    tree = read_tree(path)
     try:
         return CellRecord(
             result=Result(**(_older(tree) | tree["result"])),
@@ -347,15 +296,19 @@ def _older(tree: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_tree(path: Path) -> dict[str, Any]:
+    """Return what is in a cell's file.
+
+    Raises:
+      UserError: it is none.
+    """
     try:
-        tree: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        needed = {name: tree[name] for name in ("result", "curve", "settings")}
-        return {
-            "about": tree.get("about", {}),
-            "videos": tree.get("videos", []),
-            **needed,
-        }
+        # NaN, which earlier versions wrote, is no JSON.
+        text = path.read_text("utf-8")
+        tree: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
+        for name in ("result", "curve", "settings"):
+            tree[name]
+        return {"about": {}, "videos": [], **tree}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _not_a_cell(path, error) from None
 
@@ -364,15 +317,25 @@ def _not_a_cell(path: Path, error: Exception) -> UserError:
     return UserError(f"results_dir: {path} is not a cell's file ({error})")
 
 
+def write_tree(path: Path, tree: object) -> None:
+    """Write a JSON file so that no reader sees a part of it."""
+    _write(path, _json(tree))
+
+
+def _json(tree: object) -> str:
+    return json.dumps(tree, indent=1, allow_nan=False) + "\n"
+
+
 def _write(path: Path, text: str) -> None:
-    rule_folder.write_file(path, text.encode())
+    write_file(path, text.encode())
 
 
-def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings by their dotted names."""
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat

@@ -23,7 +23,7 @@ from metarl.agents.build import build_agent
 from metarl.console import Progress, Value
 from metarl.envs.pool import Episodes
 from metarl.evaluation.cells import Cell
-from metarl.evaluation.results import CurveRow, Result, make_result
+from metarl.evaluation.results import CurveRow, Result, finite, make_result
 from metarl.rollout.actor import Actor, split_groups
 from metarl.rollout.replay import Replay
 from metarl.rules.base import Metrics
@@ -85,6 +85,16 @@ def _stack(members: Sequence[Rollout]) -> Rollout:
     return stacked
 
 
+def agent_of(cell: Cell) -> Agent:
+    """Return what the agents of a cell, and of those beside it, have in common."""
+    return build_agent(
+        cell.settings.agent,
+        cell.rule.rule,
+        cell.spec.num_actions,
+        lifetime_env_steps=cell.env_steps,
+    )
+
+
 class CellRun:
     """Where one cell stands: its episodes, its curve, and its result at the end."""
 
@@ -92,6 +102,7 @@ class CellRun:
         """Start counting."""
         self.cell = cell
         self.env_steps = self.agent_updates = self.episodes = 0
+        self.nonfinite_returns = 0  # episodes whose return is NaN or infinite
         final = cell.settings.final_score
         share = final.last_share
         # Of the episodes that the score is the mean of.
@@ -116,6 +127,7 @@ class CellRun:
         self.agent_updates = agent_updates
         self.episodes += len(episodes.returns)
         returns = [float(x) for x in episodes.returns]
+        self.nonfinite_returns += int((~np.isfinite(episodes.returns)).sum())
         self.newest_returns.extend(returns)
         if self.env_steps > self._counts_from:
             self.last_returns.extend(returns)
@@ -144,7 +156,7 @@ class CellRun:
                 env_steps=self.env_steps,
                 agent_updates=self.agent_updates,
                 episodes=len(returns),
-                mean_return=float(returns.mean()) if len(returns) else None,
+                mean_return=finite(float(returns.mean())) if len(returns) else None,
             )
         )
 
@@ -157,12 +169,7 @@ class BatchRun:
         first = cells[0]
         self.settings, spec = first.settings, first.spec
         self.runs = [CellRun(cell) for cell in cells]
-        self.agent = build_agent(
-            self.settings.agent,
-            first.rule.rule,
-            spec.num_actions,
-            lifetime_env_steps=first.env_steps,
-        )
+        self.agent = agent_of(first)
         self._meta_params = first.rule.meta_params
         self._chunk = _cells_per_call(cells)
         self._sizes = (self._chunk,) * (len(cells) // self._chunk)

@@ -1,9 +1,9 @@
 """A folder into which several processes write, perhaps on several machines.
 
-Host code and a leaf. Cells need no lock: each is a file of its own that appears whole.
-What is made of all of them, or added to line by line, does. A lock goes with the
-process that holds it, however that ends. Where the file system has none, work goes on
-without: the tables are then right again after the next cell.
+Host code and a leaf. Each cell is a file of its own that appears whole and once. What
+is made of all of them, added to one, or added to line by line, needs a lock, which goes
+with the process that holds it, however that ends. Where the file system has none, work
+goes on without: the tables are then right again after the next cells.
 """
 
 from __future__ import annotations

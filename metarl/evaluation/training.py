@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
+import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,13 +18,13 @@ from pathlib import Path
 import jax
 
 from metarl.console import heartbeat, say
-from metarl.evaluation import memory, results
+from metarl.evaluation import amendments, memory, results, results_tables
 from metarl.evaluation.batches import batches
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.runner import BatchRun, CellRun, ToldToStop, never
 from metarl.evaluation.shared_folder import claimed
-from metarl.evaluation.videos import Camera
-from metarl.provenance import git_commit, package_versions
+from metarl.evaluation.videos import Camera, film_left
+from metarl.provenance import git_commit, is_modified, machine, package_versions
 from metarl.tracking import RunLabels, Tracker, logged_name
 
 
@@ -42,11 +44,14 @@ def train_missing(
     Raises:
       UserError: it has one of them with other settings.
     """
+    is_modified()  # as the code is now; each cell remembers it
     missing = [cell for cell in cells if not results.is_finished(results_dir, cell)]
+    _update_statuses(cells, results_dir)
     say(
         f"evaluating {len(cells)} cells on {jax.default_backend()}: "
         f"{len(cells) - len(missing)} are in {results_dir} already"
     )
+    film_left(results_dir, [c for c in cells if c not in missing], told_to_stop)
     for batch in batches(missing):
         if told_to_stop():
             return False
@@ -55,6 +60,15 @@ def train_missing(
         if left:
             _train(left, results_dir, told_to_stop)
     return all(results.is_finished(results_dir, cell) for cell in missing)
+
+
+def _update_statuses(cells: Sequence[Cell], results_dir: Path) -> None:
+    rules = {cell.rule.name: cell.rule for cell in cells}
+    changed = amendments.update_statuses(results_dir, list(rules.values()))
+    if changed:
+        name, before, now = changed[0]
+        more = f", and {len(changed) - 1} more" if changed[1:] else ""
+        say(f"status: by the rule's manifest {name} is {now} now, not {before}{more}")
 
 
 def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -> None:
@@ -72,52 +86,123 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
         f"about {memory.estimate(first).cell_bytes / 2**20:,.0f} MiB each"
     )
     started = time.perf_counter()
-    diverged: dict[str, int] = {}  # environment steps by the cell's name
     with contextlib.ExitStack() as stack:
         trackers = {
             cell.name: stack.enter_context(_tracked(cell, results_dir))
             for cell in batch
         }
+        logs = {name: _CellLog(tracker) for name, tracker in trackers.items()}
 
         def on_row(cell_run: CellRun, metrics: Mapping[str, float]) -> None:
             camera.keep(cell_run)
-            name = cell_run.cell.name
-            if name not in diverged and not math.isfinite(metrics.get("loss", 0.0)):
-                diverged[name] = cell_run.env_steps
-                say(
-                    f"warning: {name}: the loss is not finite after "
-                    f"{cell_run.env_steps:,} env steps; its agent learns no more"
-                )
-            seconds = time.perf_counter() - started
-            trackers[name].log(
-                _row(cell_run, metrics, seconds), global_step=cell_run.env_steps
-            )
+            logs[cell_run.cell.name].add_row(cell_run, metrics)
 
         def on_finished(cell_run: CellRun) -> None:
             assert cell_run.result is not None
             seconds = time.perf_counter() - started
-            about: dict[str, object] = {
-                "commit": git_commit(),
-                "versions": package_versions(),
-                "device": jax.devices()[0].device_kind,
+            about = {
+                **_about(cell_run.cell, results_dir),
                 "cells_beside": len(batch) - 1,
                 "wall_s": seconds,
-                "suite": cell_run.cell.settings.environment.suite,
+                **logs[cell_run.cell.name].found(cell_run),
             }
-            if (at := diverged.get(cell_run.cell.name)) is not None:
-                about["diverged_at_env_steps"] = at
-            if cell_run.cell.tuning is not None:
-                about["tuning_scores"] = list(cell_run.cell.tuning.scores)
             result = dataclasses.replace(
                 cell_run.result, wall_s=round(seconds / len(batch), 3)
             )
-            results.write_cell(
-                results_dir, cell_run.cell, result, cell_run.curve, about
+            is_ours = results.write_cell(
+                results_dir,
+                cell_run.cell,
+                result,
+                cell_run.curve,
+                about,
+                before=functools.partial(camera.secure, cell_run),
             )
-            results.merge_cells(results_dir)
+            if not is_ours:
+                camera.leave(cell_run)
+                say(
+                    f"{cell_run.cell.name} was stored by another process in the "
+                    "meantime: that result is kept, and this one dropped"
+                )
 
         run.run(on_row, on_finished, told_to_stop=told_to_stop)
+        # Of all cells there are: not after each.
+        results_tables.merge_cells(results_dir)
         camera.film(trackers, told_to_stop)
+
+
+class _CellLog:
+    """Writes the metrics of one cell while it learns, and warns of what goes wrong."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        """Start the clock of the first row."""
+        self._tracker = tracker
+        self._env_steps, self._written_at = 0, time.perf_counter()
+        self._diverged_at: int | None = None  # environment steps
+        self._told_of_returns = False
+
+    def add_row(self, run: CellRun, metrics: Mapping[str, float]) -> None:
+        """Write a row; call where one was added to the cell's curve."""
+        self._warn(run, metrics)
+        now = time.perf_counter()
+        seconds, env_steps = now - self._written_at, run.env_steps - self._env_steps
+        self._env_steps, self._written_at = run.env_steps, now
+        row = _row(run, metrics) | {"charts/SPS": env_steps / seconds}
+        self._tracker.log(row, global_step=run.env_steps)
+
+    def found(self, run: CellRun) -> dict[str, object]:
+        """Return what went wrong, to be stored with the cell."""
+        found: dict[str, object] = {}
+        if self._diverged_at is not None:
+            found["diverged_at_env_steps"] = self._diverged_at
+        if run.nonfinite_returns:
+            found["nonfinite_return"] = run.nonfinite_returns
+        return found
+
+    def _warn(self, run: CellRun, metrics: Mapping[str, float]) -> None:
+        name, at = run.cell.name, f"{run.env_steps:,} env steps"
+        # Seen at rows of the curve alone, and one such loss need not be the end.
+        is_finite = math.isfinite(metrics.get("loss", 0.0))
+        if self._diverged_at is None and not is_finite:
+            self._diverged_at = run.env_steps
+            say(
+                f"warning: {name}: the loss is not finite at {at}; its agent may "
+                "learn no more"
+            )
+        if run.nonfinite_returns and not self._told_of_returns:
+            self._told_of_returns = True
+            say(
+                f"warning: {name}: the return of {run.nonfinite_returns} of "
+                f"{run.episodes} episodes is not finite by {at}; means with such a "
+                "return are left out"
+            )
+
+
+def _about(cell: Cell, results_dir: Path) -> dict[str, object]:
+    """Return where a result comes from, besides its settings."""
+    about: dict[str, object] = {
+        "commit": git_commit(),
+        "modified": is_modified(),
+        "versions": package_versions(),
+        "device": jax.devices()[0].device_kind,
+        "machine": machine(),
+        "suite": cell.settings.environment.suite,
+        **_origin(cell, results_dir),
+    }
+    if (tuned := cell.tuning) is not None:
+        about["tuning_scores"] = list(tuned.scores)
+        about |= {"tuning_factors": list(tuned.factors)} if tuned.factors else {}
+    return about
+
+
+def _origin(cell: Cell, results_dir: Path) -> dict[str, object]:
+    """Return where the rule was read from, so that its run can be shown beside it.
+
+    Relative to `results_dir`: both may move together.
+    """
+    path = cell.rule.path
+    if path is None:
+        return {}
+    return {"rule_path": os.path.relpath(path.resolve(), results_dir.resolve())}
 
 
 @contextlib.contextmanager
@@ -150,13 +235,12 @@ def _tracker(cell: Cell, folder: Path) -> Tracker:
     return Tracker(folder, cell.settings.tracking, config, labels)
 
 
-def _row(
-    run: CellRun, metrics: Mapping[str, float], seconds: float
-) -> dict[str, float]:
+def _row(run: CellRun, metrics: Mapping[str, float]) -> dict[str, float]:
     """Return a row of metrics by the names of `docs/metrics.md`."""
-    row = {"charts/SPS": run.env_steps / seconds}
+    row: dict[str, float] = {}
     point = run.curve[-1]
-    if point.mean_return is not None:
-        row["charts/episodic_return"] = point.mean_return
+    if point.episodes:
+        mean = point.mean_return
+        row["charts/episodic_return"] = math.nan if mean is None else mean
         row["charts/episodic_length"] = float(run.newest_lengths.mean())
     return row | {logged_name(name): value for name, value in metrics.items()}

@@ -1,97 +1,34 @@
 """The learning-rate grid: every rule is tried at the same rates, on validation games.
 
-Between `cells.py` and `command.py`. A try is an ordinary cell, in the folder
+Between `tuning_grid.py` and `command.py`. A try is an ordinary cell, in the folder
 `tuning/learning_rate=X` of the results, so that it is resumed like any other; what was
 chosen follows from these cells alone. No game that is scored is tried.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from metarl.config import EvaluationConfig, RandomConfig, TuningConfig
 from metarl.console import say
-from metarl.envs import suites
 from metarl.envs.suites import Family
-from metarl.envs.tasks import Task, resolve_environment
+from metarl.envs.tasks import Task
 from metarl.errors import UserError
 from metarl.evaluation import results
-from metarl.evaluation.cells import Cell, Tuned, new_cell, require_an_update
+from metarl.evaluation.cells import Cell, Tuned
 from metarl.evaluation.results import Result
-from metarl.rule_files import LoadedRule, game_identity
+from metarl.evaluation.tuning_grid import Grid, rated_cell
 
 FOLDER = "tuning"
-ATARI_GAMES = "atari3_val"
-"""The suite that rates are tried on for Atari games, where the user names none."""
+
+_CHOICE = ("tuning.chosen", "tuning.score", "agent.optimizer.learning_rate")
+"""Settings of a cell that follow from the tries."""
 
 Train = Callable[[Sequence[Cell], Path], bool]
 """Trains the cells that a folder lacks; returns whether it has all of them then."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """The tries of one rule for the games of one family.
-
-    Attributes:
-      rule: that is tried.
-      family: of the games to be scored.
-      rates: that the scored games would get, one per option.
-      tries: the cells of each option.
-    """
-
-    rule: LoadedRule
-    family: Family
-    rates: tuple[float, ...]
-    tries: tuple[tuple[Cell, ...], ...]
-
-
-def is_on(config: EvaluationConfig) -> bool:
-    """Return whether rates are to be tried."""
-    return bool(config.tuning.learning_rates or config.tuning.factors)
-
-
-def plan_grids(
-    cells: Sequence[Cell], files: Sequence[Path], overrides: Sequence[str]
-) -> list[Grid]:
-    """Return what is to be tried before ``cells`` are trained: all that are scored.
-
-    Args:
-      cells: of every rule and game.
-      files: the user's YAML files.
-      overrides: the user's `key=value`.
-
-    Raises:
-      UserError: the grid makes no sense, a game would be tried and scored, or there
-        is none to try.
-    """
-    config = cells[0].settings.tuning
-    if not is_on(cells[0].settings):
-        return []
-    _check(config)
-    scored = {game_identity(cell.game): cell.game for cell in cells}
-    grids: dict[tuple[str, Family], Grid] = {}
-    for cell in cells:
-        key = (cell.rule.name, cell.task.game.family)
-        learns = not isinstance(cell.rule.manifest.config, RandomConfig)
-        if key in grids or not learns:
-            continue
-        tasks = _tasks(cell)
-        for task in tasks:
-            if clash := scored.get(game_identity(task.game.task_id)):
-                raise UserError(
-                    f"tuning.games: rates are not tried on games that are scored, and "
-                    f"'{clash}' is one (allowed: any other game, such as "
-                    f"tuning.games='[Assault-v5]')"
-                )
-        grids[key] = _grid(cell, tasks, files, overrides)
-    found = list(grids.values())
-    _require_equal_budgets(found)
-    return found
 
 
 def tuned_cells(
@@ -114,8 +51,13 @@ def tuned_cells(
 
     Returns:
       None where the tries were broken off.
+
+    Raises:
+      UserError: the folder has a cell or a try of other settings; before any is
+        trained.
     """
-    needed = {(cell.rule.name, cell.task.game.family) for cell in cells}
+    _require_same_settings(cells, grids, results_dir)
+    needed = {_key(cell) for cell in cells}
     ours = [grid for grid in grids if (grid.rule.name, grid.family) in needed]
     places = [(n, i) for n, grid in enumerate(ours) for i in range(len(grid.tries))]
     first = int(begin_at * len(places))
@@ -129,8 +71,10 @@ def tuned_cells(
     for n, grid in enumerate(ours):
         tuned = choose(grid, [rows[n, i] for i in range(len(grid.tries))])
         chosen[grid.rule.name, grid.family] = tuned
-        _announce(grid, tuned)
-    return [_with_choice(cell, chosen) for cell in cells]
+    rated = [_with_choice(cell, chosen) for cell in cells]
+    for (rule, family), tuned in chosen.items():
+        _announce(tuned, [c for c in rated if _key(c) == (rule, family)])
+    return rated
 
 
 def choose(grid: Grid, rows: Sequence[Sequence[Result]]) -> Tuned:
@@ -145,7 +89,7 @@ def choose(grid: Grid, rows: Sequence[Sequence[Result]]) -> Tuned:
       rows: of each option, in the order of its tries.
 
     Raises:
-      UserError: not one episode was finished.
+      UserError: no try has a score.
     """
     returns = np.array(
         [
@@ -155,9 +99,9 @@ def choose(grid: Grid, rows: Sequence[Sequence[Result]]) -> Tuned:
     )
     if np.isnan(returns).all():
         raise UserError(
-            f"tuning: {grid.rule.name} finished no episode of "
-            f"{', '.join(_games(grid))}, so no rate is better than another "
-            f"(raise tuning.env_steps, {grid.tries[0][0].env_steps:,} now)"
+            f"tuning: {grid.rule.name} has no score on {', '.join(grid.games)}, so no "
+            f"rate is better than another: no episode finished, or returns are not "
+            f"finite (raise tuning.env_steps, {grid.tries[0][0].env_steps:,} now)"
         )
     ranges = [_range(cell.task) for cell in grid.tries[0]]
     known = [bounds for bounds in ranges if bounds is not None]
@@ -169,15 +113,8 @@ def choose(grid: Grid, rows: Sequence[Sequence[Result]]) -> Tuned:
     means = scores.mean(axis=1)
     # Of equal ones the first; the user's order is one of preference.
     best = int(np.argmax(means))
-    first = grid.tries[0]
-    return Tuned(
-        learning_rates=grid.rates,
-        games=_games(grid),
-        seeds=tuple(dict.fromkeys(cell.seed for cell in first)),
-        env_steps=first[0].env_steps,
-        chosen=grid.rates[best],
-        score=by,
-        scores=tuple(round(float(mean), 6) for mean in means),
+    return grid.chosen(
+        best, score=by, scores=tuple(round(float(mean), 6) for mean in means)
     )
 
 
@@ -202,104 +139,38 @@ def _range(task: Task) -> tuple[float, float] | None:
     return game.random_score, high
 
 
-def _check(config: TuningConfig) -> None:
-    if config.learning_rates and config.factors:
-        raise UserError("tuning: learning_rates and factors are both given, take one")
-    for name in ("learning_rates", "factors", "games", "seeds"):
-        values = getattr(config, name)
-        if len(set(values)) < len(values):
-            raise UserError(f"tuning.{name}: {list(values)} (allowed: each once)")
-    if not config.seeds:
-        raise UserError("tuning.seeds: [] (allowed: one or more)")
+def _require_same_settings(
+    cells: Sequence[Cell], grids: Sequence[Grid], results_dir: Path
+) -> None:
+    """Refuse cells and tries that the folder has with other settings."""
+    for cell in cells:
+        grid = _grid_of(cell, grids)
+        if grid is None:
+            results.is_finished(results_dir, cell)
+            continue
+        # Any choice will do: what follows from it is left out.
+        scores = tuple(0.0 for _ in grid.rates)
+        for option in range(len(grid.rates)):  # each must be a rate
+            rated = rated_cell(cell, grid.chosen(option, score="", scores=scores))
+        results.is_finished(results_dir, rated, undecided=_CHOICE)
+        for cells_of_option in grid.tries:
+            for tried in cells_of_option:
+                results.is_finished(_folder(tried, results_dir), tried)
 
 
-def _tasks(cell: Cell) -> tuple[Task, ...]:
-    """Return what rates are tried on for the games of a cell's family.
-
-    The games of that family that the user names; without any, all that the user names;
-    without those, the validation games of Atari.
-    """
-    family = cell.task.game.family
-    config = cell.settings.tuning
-    environment = cell.settings.environment
-    if config.games:
-        named = environment.model_copy(update={"suite": None, "games": config.games})
-        tasks = resolve_environment(named, same_shapes=False)
-        same = tuple(task for task in tasks if task.game.family == family)
-        return same or tasks
-    if family != "atari":
-        raise UserError(
-            f"tuning.games: needed to tune for {cell.game}, none of which is scored "
-            f"(Atari has {ATARI_GAMES})"
-        )
-    suite = suites.get_suite(ATARI_GAMES)
-    return tuple(Task(suites.GAMES[name], suite.options) for name in suite.games)
+def _grid_of(cell: Cell, grids: Sequence[Grid]) -> Grid | None:
+    """Return what was tried for a cell; None for a rule that learns nothing."""
+    return next((g for g in grids if (g.rule.name, g.family) == _key(cell)), None)
 
 
-def _require_equal_budgets(grids: Iterable[Grid]) -> None:
-    """Refuse to try a rate on a game twice: for one family longer than for another."""
-    tries: dict[tuple[float, str], Cell] = {}
-    for grid in grids:
-        for cell in (cell for option in grid.tries for cell in option):
-            rate = cell.settings.agent.optimizer.learning_rate
-            other = tries.setdefault((rate, cell.name), cell)
-            if other.env_steps != cell.env_steps:
-                raise UserError(
-                    f"tuning.env_steps: needed here, where the scored games have "
-                    f"budgets of {other.env_steps:,} and {cell.env_steps:,} steps and "
-                    f"are both tuned for on {cell.game}"
-                )
+def _key(cell: Cell) -> tuple[str, Family]:
+    """Return which grid a cell's rate comes from."""
+    return cell.rule.name, cell.task.game.family
 
 
-def _grid(
-    scored: Cell,
-    tasks: Iterable[Task],
-    files: Sequence[Path],
-    overrides: Sequence[str],
-) -> Grid:
-    config = scored.settings.tuning
-    env_steps = config.env_steps or scored.env_steps
-    # Schedules follow from the budget.
-    overrides = [*overrides, f"env_steps={env_steps}"]
-    base = scored.settings.agent.optimizer.learning_rate
-    rates = config.learning_rates or tuple(base * factor for factor in config.factors)
-    options = []
-    for i, rate in enumerate(rates):
-        cells = []
-        for task in tasks:
-            for seed in config.seeds:
-                cell = new_cell(
-                    scored.rule, task, seed, env_steps, files=files, overrides=overrides
-                )
-                if config.factors:
-                    optimizer = cell.settings.agent.optimizer
-                    rate = optimizer.learning_rate * config.factors[i]
-                cell = _with_rate(cell, rate)
-                require_an_update(cell)
-                cells.append(_as_try(cell))
-        options.append(tuple(cells))
-    return Grid(scored.rule, scored.task.game.family, rates, tuple(options))
-
-
-def _with_rate(cell: Cell, rate: float) -> Cell:
-    settings = cell.settings
-    optimizer = settings.agent.optimizer.model_copy(update={"learning_rate": rate})
-    agent = settings.agent.model_copy(update={"optimizer": optimizer})
-    return dataclasses.replace(
-        cell, settings=settings.model_copy(update={"agent": agent})
-    )
-
-
-def _as_try(cell: Cell) -> Cell:
-    """Return a cell that nobody films and that tries nothing itself."""
-    settings = cell.settings.model_copy(
-        update={
-            "tuning": TuningConfig(),
-            "videos": False,
-            "exp_name": f"{cell.settings.exp_name}-tuning",
-        }
-    )
-    return dataclasses.replace(cell, settings=settings)
+def _folder(tried: Cell, results_dir: Path) -> Path:
+    rate = tried.settings.agent.optimizer.learning_rate
+    return results_dir / FOLDER / f"learning_rate={rate!r}"
 
 
 def _train_option(
@@ -308,9 +179,7 @@ def _train_option(
     """Return the rows of an option's cells, None where they were broken off."""
     by_folder: dict[Path, list[Cell]] = {}
     for cell in option:
-        rate = cell.settings.agent.optimizer.learning_rate
-        place = results_dir / FOLDER / f"learning_rate={rate!r}"
-        by_folder.setdefault(place, []).append(cell)
+        by_folder.setdefault(_folder(cell, results_dir), []).append(cell)
     rows: dict[str, Result] = {}
     for folder, cells in by_folder.items():
         if not train(cells, folder):
@@ -320,25 +189,27 @@ def _train_option(
 
 
 def _with_choice(cell: Cell, chosen: dict[tuple[str, Family], Tuned]) -> Cell:
-    choice = chosen.get((cell.rule.name, cell.task.game.family))
-    if choice is None:
-        return cell  # a rule that learns nothing
-    rated = _with_rate(cell, choice.chosen)
-    return dataclasses.replace(rated, tuning=choice)
+    choice = chosen.get(_key(cell))
+    # A rule that learns nothing has none.
+    return cell if choice is None else rated_cell(cell, choice)
 
 
-def _games(grid: Grid) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(cell.game for cell in grid.tries[0]))
-
-
-def _announce(grid: Grid, tuned: Tuned) -> None:
+def _announce(tuned: Tuned, cells: Sequence[Cell]) -> None:
+    """Say what was chosen for ``cells``, and among what."""
+    # The rates that factors make differ from game to game.
+    options = tuned.factors or tuned.learning_rates
+    best = options[tuned.learning_rates.index(tuned.chosen)]
+    note = ", at the edge of the grid" if best in (min(options), max(options)) else ""
     scores = ", ".join(
-        f"{rate:g}: {score:.3g}"
-        for rate, score in zip(tuned.learning_rates, tuned.scores, strict=True)
+        f"{option:g}: {score:.3g}"
+        for option, score in zip(options, tuned.scores, strict=True)
     )
-    edges = (min(tuned.learning_rates), max(tuned.learning_rates))
-    note = ", at the edge of the grid" if tuned.chosen in edges else ""
+    chosen = f"learning rate {best:g}"
+    if tuned.factors:
+        rates = dict.fromkeys(c.settings.agent.optimizer.learning_rate for c in cells)
+        shown = " or ".join(f"{rate:g}" for rate in rates)
+        chosen = f"factor {best:g}, learning rate {shown} where it is scored"
     say(
-        f"tuned: {grid.rule.name} on {', '.join(tuned.games)}: learning rate "
-        f"{tuned.chosen:g}{note} (mean {tuned.score} of {scores})"
+        f"tuned: {cells[0].rule.name} on {', '.join(tuned.games)}: {chosen}{note} "
+        f"(mean {tuned.score} of {scores})"
     )

@@ -1,7 +1,8 @@
 """Videos of an evaluation's agents: a random one, an early one and the final one.
 
-Hooks for `command.py`: agents are kept as they are trained and filmed when the batch is
-done and its cells are stored. A video that cannot be made costs one line on the
+Hooks for `training.py`: agents are kept as they are trained, and filmed when the batch
+is done and its cells are stored. Those that a process does not come to film are left on
+disk for the next one (`unfilmed.py`). A video that cannot be made costs one line on the
 terminal, never the evaluation. Host code.
 """
 
@@ -9,19 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from metarl.agents.agent import AgentState
+from metarl.agents.agent import Agent
 from metarl.console import heartbeat, say
 from metarl.envs.pools import pool_seed
 from metarl.envs.render import FPS
-from metarl.evaluation import mp4, results
+from metarl.evaluation import amendments, mp4, unfilmed
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.recording import (
     Policy,
@@ -31,7 +33,8 @@ from metarl.evaluation.recording import (
     record_episode,
 )
 from metarl.evaluation.results import Stage, Video
-from metarl.evaluation.runner import BatchRun, CellRun, ToldToStop, never
+from metarl.evaluation.runner import BatchRun, CellRun, ToldToStop, agent_of, never
+from metarl.evaluation.unfilmed import Filmed, acting
 from metarl.tracking import Tracker
 
 FOLDER = "videos"
@@ -51,7 +54,7 @@ class _Kept:
     """A cell whose agents are filmed once all cells of the batch are done."""
 
     cell: Cell
-    agents: list[tuple[Stage, AgentState, int]]  # and what they had learned from
+    agents: list[Filmed]
     is_done: bool = False
 
 
@@ -67,10 +70,7 @@ class Camera:
         """
         self._results_dir, self._run = results_dir, run
         self._kept: dict[str, _Kept] = {}
-        self._is_on = run.settings.videos
-        if self._is_on and not mp4.can_encode():
-            _say_once(f"warning: {mp4.MISSING}; the evaluation goes on without")
-            self._is_on = False
+        self._is_on = run.settings.videos and _can_encode()
 
     def keep(self, cell_run: CellRun) -> None:
         """Keep the agent if one is to be filmed; call at every row of the curve."""
@@ -84,8 +84,23 @@ class Camera:
         )
         # Agents of the rule `random` are all alike.
         if is_due and cell.rule.manifest.config.kind != "random":
-            kept.agents.append((stage, self._agent(cell_run), cell_run.env_steps))
+            state = self._run.agents_of(self._run.runs.index(cell_run))
+            kept.agents.append(Filmed(stage, acting(state), cell_run.env_steps))
         kept.is_done = cell_run.is_done
+
+    def secure(self, cell_run: CellRun) -> None:
+        """Write down what is to be filmed of a cell; call before it is stored."""
+        cell = cell_run.cell
+        if (kept := self._kept.get(cell.name)) is None:
+            return
+        try:
+            unfilmed.store(self._results_dir, cell, kept.agents)
+        except OSError as error:
+            say(f"warning: a kill would lose the videos of {cell.name}: {error}")
+
+    def leave(self, cell_run: CellRun) -> None:
+        """Film none of a cell: its result is another process's, and so are agents."""
+        self._kept.pop(cell_run.cell.name, None)
 
     def film(
         self, trackers: Mapping[str, Tracker], told_to_stop: ToldToStop = never
@@ -94,53 +109,98 @@ class Camera:
 
         Args:
           trackers: by the cell's name, to show the videos in.
-          told_to_stop: asked before every video; the others are left out then.
+          told_to_stop: asked before every video; the others are left for the next
+            process then.
         """
         for name, kept in self._kept.items():
-            if not kept.is_done:
-                continue
-            videos: list[Video] = []
-            with heartbeat(f"filming {name}"):
-                try:
-                    for stage, policy, env_steps in self._stages(kept):
-                        if told_to_stop():
-                            break
-                        video = self._record(kept.cell, stage, policy, env_steps)
-                        videos.append(video)
-                        path = self._results_dir / video.file
-                        trackers[name].log_video(
-                            kept.cell.game, path, global_step=env_steps
-                        )
-                except Exception as error:  # of encoders, of which each has its own
-                    reason = str(error).partition("\n")[0] or type(error).__name__
-                    say(f"warning: no video of {name}: {reason}")
-            if videos:
-                results.add_videos(self._results_dir, kept.cell, videos)
-                shown = ", ".join(f"{v.stage} {v.episode_return:g}" for v in videos)
-                say(f"videos of {name}, by return: {shown}")
+            if kept.is_done:
+                shoot = _Shoot(self._results_dir, kept.cell, self._run.agent)
+                shoot.film(kept.agents, trackers[name], told_to_stop)
 
-    def _stages(self, kept: _Kept) -> Iterator[tuple[Stage, Policy, int]]:
+
+def is_left_to_film(results_dir: Path, cells: Sequence[Cell]) -> bool:
+    """Return whether `film_left` would film any agents of these cells."""
+    return any(_is_left(results_dir, cell) for cell in cells) and mp4.can_encode()
+
+
+def film_left(
+    results_dir: Path, cells: Sequence[Cell], told_to_stop: ToldToStop
+) -> None:
+    """Film the agents of finished cells that an earlier process did not come to.
+
+    Args:
+      results_dir: of the evaluation.
+      cells: that are stored there.
+      told_to_stop: asked before every video.
+    """
+    for cell in cells:
+        if not _is_left(results_dir, cell) or not _can_encode():
+            continue
+        agent = agent_of(cell)
+        agents = unfilmed.load(results_dir, cell, agent)
+        if agents is None:  # they are not its
+            unfilmed.forget(results_dir, cell)
+            continue
+        _Shoot(results_dir, cell, agent).film(agents, None, told_to_stop)
+
+
+def _is_left(results_dir: Path, cell: Cell) -> bool:
+    return cell.settings.videos and unfilmed.is_waiting(results_dir, cell)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shoot:
+    """The videos of one cell.
+
+    Attributes:
+      results_dir: of the evaluation.
+      cell: that is stored there.
+      agent: what its agents have in common.
+    """
+
+    results_dir: Path
+    cell: Cell
+    agent: Agent
+
+    def film(
+        self,
+        agents: Sequence[Filmed],
+        tracker: Tracker | None,
+        told_to_stop: ToldToStop,
+    ) -> None:
+        """Record a random agent and ``agents``, and list them in the cell's file."""
+        name, videos = self.cell.name, []
+        stages = list(self._stages(agents))
+        with heartbeat(f"filming {name}"):
+            try:
+                for stage, policy, env_steps in stages:
+                    if told_to_stop():
+                        break
+                    video = self._record(stage, policy, env_steps)
+                    videos.append(video)
+                    if tracker is not None:
+                        path = self.results_dir / video.file
+                        tracker.log_video(self.cell.game, path, global_step=env_steps)
+            except Exception as error:  # of encoders, of which each has its own
+                reason = str(error).partition("\n")[0] or type(error).__name__
+                say(f"warning: no video of {name}: {reason}")
+        if videos:
+            amendments.add_videos(self.results_dir, self.cell, videos)
+            shown = ", ".join(f"{v.stage} {v.episode_return:g}" for v in videos)
+            say(f"videos of {name}, by return: {shown}")
+        if len(videos) == len(stages):
+            unfilmed.forget(self.results_dir, self.cell)
+
+    def _stages(self, agents: Sequence[Filmed]) -> Iterator[tuple[Stage, Policy, int]]:
         """Yield who is filmed, and the environment steps it has learned from."""
-        cell = kept.cell
+        cell = self.cell
         yield "random", random_policy(cell.spec.num_actions, seed=cell.base_seed), 0
         key = jax.random.fold_in(jax.random.key(cell.base_seed), _KEY)
-        for stage, state, env_steps in kept.agents:
-            yield stage, agent_policy(self._run.agent, state, key), env_steps
+        for one in agents:
+            yield one.stage, agent_policy(self.agent, one.state, key), one.env_steps
 
-    def _agent(self, cell_run: CellRun) -> AgentState:
-        """Return a copy of the cell's agent, of what it acts with alone."""
-        state = self._run.agents_of(self._run.runs.index(cell_run))
-        return dataclasses.replace(
-            state,
-            target_params={},
-            optimizer=dataclasses.replace(state.optimizer, mu={}, nu={}),
-            rule_state={},
-        )
-
-    def _record(
-        self, cell: Cell, stage: Stage, policy: Policy, env_steps: int
-    ) -> Video:
-        folder = self._results_dir / FOLDER
+    def _record(self, stage: Stage, policy: Policy, env_steps: int) -> Video:
+        cell, folder = self.cell, self.results_dir / FOLDER
         folder.mkdir(exist_ok=True)
         # A name of its own: another process may be at the very same cell.
         unfinished = folder / f".{cell.name}__{stage}__{secrets.token_hex(3)}.part"
@@ -153,6 +213,8 @@ class Camera:
                     seed=pool_seed(cell.base_seed, _POOL_INDEX, 0, 0),
                     on_frame=writer.add,
                 )
+            if not math.isfinite(recording.episode_return):
+                raise ValueError("the return of the episode is not finite")
             path = folder / video_name(cell, stage, recording)
             unfinished.replace(path)
         finally:
@@ -181,6 +243,13 @@ def video_name(cell: Cell, stage: Stage, recording: Recording) -> str:
 def _plain(number: float) -> str:
     """Return a number without exponent: whole ones whole, others to 3 decimals."""
     return f"{number:.0f}" if number == round(number) else f"{number:.3f}"
+
+
+def _can_encode() -> bool:
+    if mp4.can_encode():
+        return True
+    _say_once(f"warning: {mp4.MISSING}; the evaluation goes on without")
+    return False
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""What a reader of an evaluation should know before its numbers.
+"""What a reader of an evaluation should know before its numbers, and what they say.
 
 Between `compare.py` and the page; sentences alone.
 """
@@ -9,9 +9,11 @@ from collections.abc import Iterable, Sequence
 
 from metarl.evaluation.results import CellRecord
 from metarl.report import compare, evaluation_tables
-from metarl.report.compare import Group
+from metarl.report.compare import Aggregate, Group
 from metarl.report.markup import count_of, number
-from metarl.report.scores import Evaluation, task_of
+from metarl.report.scores import Evaluation, lies_above, task_of
+from metarl.report.sound_cells import is_infinite
+from metarl.report.tables import describe
 
 FEW_SEEDS = 5
 
@@ -33,15 +35,21 @@ def cautions(evaluation: Evaluation) -> list[str]:
     thin = len(evaluation_tables.thin_table(evaluation).rows)
     if thin:
         found.append(f"Scored on fewer than 100 episodes: {count_of(thin, 'cell')}.")
-    diverged = [
-        f"{cell.result.rule} on {cell.result.game}, seed {cell.result.seed}"
+    diverged = _names_of(
+        cell
         for cell in evaluation.records()
         if cell.about.get("diverged_at_env_steps") is not None
-    ]
+    )
     if diverged:
         found.append(
             f"Losses became infinite or NaN in {count_of(len(diverged), 'cell')}: "
             f"{', '.join(diverged)}."
+        )
+    infinite = _names_of(filter(is_infinite, evaluation.records()))
+    if infinite:
+        found.append(
+            f"The return is not finite in {count_of(len(infinite), 'cell')}, whose "
+            f"game is in no aggregate: {', '.join(infinite)}."
         )
     if evaluation.baseline is None:
         found.append(
@@ -50,22 +58,59 @@ def cautions(evaluation: Evaluation) -> list[str]:
     return found
 
 
+def finding(found: Sequence[Aggregate]) -> str:
+    """Return which rule has the highest IQM, and from which others it is apart."""
+    best, *others = found
+    text = f"Highest IQM: {best.rule}, {describe(best.iqm)}"
+    if best.iqm.low is None:
+        return (
+            f"{text}. It has no interval, since it has a single seed on some game, and "
+            "shows no difference."
+        )
+    text += " (95 % interval in brackets)"
+    if not others:
+        return f"{text}."
+    known = [o for o in others if o.iqm.low is not None]
+    near = [o.rule for o in known if not lies_above(best.iqm, o.iqm)]
+    without = [o.rule for o in others if o.iqm.low is None]
+    if near:
+        text += f"; its interval overlaps {_possessive(near)}"
+    elif known:
+        whose = "the others that have one" if without else "all other rules"
+        text += f"; its interval lies above those of {whose}"
+    if without:
+        has = "has" if len(without) == 1 else "have"
+        text += f"; {', '.join(without)} {has} none (a single seed on some game)"
+    return f"{text}."
+
+
+def _possessive(names: Sequence[str]) -> str:
+    return f"{'that' if len(names) == 1 else 'those'} of {', '.join(names)}"
+
+
+def _names_of(cells: Iterable[CellRecord]) -> list[str]:
+    return [
+        f"{cell.result.rule} on {cell.result.game}, seed {cell.result.seed}"
+        for cell in cells
+    ]
+
+
 def _about_budgets(evaluation: Evaluation) -> Iterable[str]:
     for group in compare.make_groups(evaluation):
-        cells = [
-            cell
+        found = [
+            (rule, cell)
             for task in group.tasks
             for rule in evaluation.rules
             for cell in evaluation.cells.get((rule.name, task), ())
         ]
-        yield from _unequal_budgets(group, cells)
-        protocols = sorted({cell.result.protocol for cell in cells} - {""})
+        # The rule `random` learns nothing, in whatever time, at no rate.
+        learning = [cell for rule, cell in found if not rule.is_random]
+        yield from _unequal_budgets(group, learning)
+        yield from _budgets_between_games(group, learning)
+        protocols = sorted({cell.result.protocol for _, cell in found} - {""})
         if len(protocols) > 1:
             yield f"{group.title}: protocols {', '.join(protocols)} are mixed."
-        # The rule `random` has no learning rate.
-        learning = {rule.name for rule in evaluation.rules if not rule.is_random}
-        tuned = {c.result.tuned for c in cells if c.result.rule in learning}
-        if len(tuned) > 1:
+        if len({cell.result.tuned for cell in learning}) > 1:
             yield f"{group.title}: only some learning rates were tuned."
 
 
@@ -73,11 +118,31 @@ def _unequal_budgets(group: Group, cells: Sequence[CellRecord]) -> Iterable[str]
     for task in group.tasks:
         frames = [cell.result.frames for cell in cells if task_of(cell) == task]
         # Rollouts are not divided: budgets end a little apart.
-        if max(frames) > 1.1 * min(frames):
+        if frames and max(frames) > 1.1 * min(frames):
             yield (
-                f"{task.name}: agents have learned from {number(min(frames))} to "
-                f"{number(max(frames))} frames, which is no fair comparison."
+                f"{task.name}: some agents learned from {number(min(frames))} frames, "
+                f"others from {number(max(frames))}. That is no fair comparison."
             )
+
+
+def _budgets_between_games(group: Group, cells: Sequence[CellRecord]) -> Iterable[str]:
+    """Say where games that share an IQM were learned for unequal times."""
+    budgets = {
+        task: max(cell.result.frames for cell in cells if task_of(cell) == task)
+        for task in group.common
+    }
+    if not budgets or group.kind == "raw":
+        return
+    least, most = (
+        min(budgets, key=budgets.__getitem__),
+        max(budgets, key=budgets.__getitem__),
+    )
+    if budgets[most] > 1.1 * budgets[least]:
+        yield (
+            f"{group.title}: one IQM is over games of unequal budgets, from "
+            f"{number(budgets[least])} frames ({least.name}) to "
+            f"{number(budgets[most])} ({most.name}). Curves end at the smallest."
+        )
 
 
 def _about_games(evaluation: Evaluation) -> Iterable[str]:
@@ -95,13 +160,16 @@ def _about_seeds(evaluation: Evaluation) -> Iterable[str]:
     single = sum(count == 1 for count in counts)
     if single:
         yield (
-            f"{single} of {len(counts)} pairs of rule and game have one seed, which "
-            "says nothing of how much runs differ."
+            f"{single} of {count_of(len(counts), 'pair')} of rule and game "
+            f"{'has' if single == 1 else 'have'} a single seed, which says nothing of "
+            "how much runs differ."
         )
     elif min(counts) < FEW_SEEDS:
+        few = f"{'' if min(counts) == max(counts) else 'as few as '}{min(counts)}"
         yield (
-            f"Intervals of {min(counts)} seeds are narrower than they say: see the "
-            "end of the page."
+            f"There are {few} seeds per rule and game. Bootstrap "
+            "intervals of so few are too narrow: they hold the true value less often "
+            "than 95 % of the time (How the numbers are made says how often)."
         )
 
 

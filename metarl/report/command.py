@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from metarl.atomic_files import write_file
 from metarl.config import TrackingConfig
 from metarl.console import say
 from metarl.errors import UserError
@@ -18,11 +19,11 @@ from metarl.report.contents import Contents
 from metarl.report.evaluation_page import evaluation_sections, facts, legend
 from metarl.report.figures import FOLDER, write_figures
 from metarl.report.inputs import Inputs, read_inputs
-from metarl.report.markup import Markup
+from metarl.report.markup import Markup, count_of
+from metarl.report.origins import find_runs
 from metarl.report.page import Front, write_page
-from metarl.report.run_page import rules_section, run_section, summary
+from metarl.report.run_page import rules_section, run_section
 from metarl.report.scores import Evaluation, gather
-from metarl.rule_files import folder as rule_folder
 from metarl.tracking import RunLabels, Tracker, wandb_mode
 
 PAGE = "report.html"
@@ -80,19 +81,24 @@ def write_report(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_figures(folder, contents.figures)
-        rule_folder.write_file(folder / PAGE, text.encode())
+        write_file(folder / PAGE, text.encode())
     except OSError as error:
         raise UserError(f"report: cannot write to {folder}: {error.strerror}") from None
     return folder / PAGE, contents
 
 
 def _contents(inputs: Inputs, evaluation: Evaluation | None) -> Contents:
-    contents = Contents() if evaluation is None else evaluation_sections(evaluation)
+    runs = list(inputs.runs)
+    contents = Contents()
+    if evaluation is not None:
+        found_runs, without = find_runs(evaluation, runs)
+        runs += found_runs
+        contents = evaluation_sections(evaluation, without_run=without)
     sections = contents.sections
     # A rule's discovery is told after its scores, before what was not run.
     at = next((i for i, s in enumerate(sections) if s.name == "not-run"), 0)
-    for run in reversed(inputs.runs):
-        found = run_section(run, evaluation, is_only=len(inputs.runs) == 1)
+    for run in reversed(runs):
+        found = run_section(run, evaluation, is_only=len(runs) == 1)
         sections[at:at] = found.sections
         contents.figures += found.figures
         contents.tables += found.tables
@@ -106,19 +112,19 @@ def _front(inputs: Inputs, evaluation: Evaluation | None) -> Front:
     if evaluation is not None:
         every = evaluation.rules
         names = [r.name for r in every if not r.is_random] or [every[0].name]
+        games = count_of(len(evaluation.tasks), "game")
         return Front(
-            f"{', '.join(names[:4])}{' and others' if names[4:] else ''}",
+            f"{', '.join(names[:4])}{' and others' if names[4:] else ''} on {games}",
             f"Update rules compared on fresh agents · metarl report of {made}",
             facts(evaluation),
             legend(evaluation),
             cautions(evaluation),
         )
     names = [run.name for run in inputs.runs]
-    only = inputs.runs[0]
     return Front(
         ", ".join(names),
         f"Discovery of an update rule · metarl report of {made}",
-        summary(only)[:2] if len(inputs.runs) == 1 else [("runs", str(len(names)))],
+        [("runs", str(len(names)))] if len(names) > 1 else [],
         Markup(""),
         [],
     )
@@ -148,7 +154,8 @@ def _track(page: Path, contents: Contents, tracking: TrackingConfig) -> None:
             tracker.log_table(f"report/{table.name}", columns, rows)
         for figure in contents.figures:
             path = page.parent / FOLDER / f"{figure.name}.png"
-            tracker.log_image(f"report/{figure.name}", path, caption=figure.caption)
+            caption = f"{figure.title}. {figure.caption}"
+            tracker.log_image(f"report/{figure.name}", path, caption=caption)
         for clip in contents.clips:
             name = f"{clip.task.name}/{clip.rule.name}/{clip.video.stage}"
             tracker.log_video(name, clip.path, global_step=clip.video.env_steps)

@@ -24,15 +24,15 @@ STATUS_TITLES = {
     "held_out": "Held-out games",
     "mixed": "Games that only some of the rules have seen",
     "validation": "Validation games",
-    "unknown": "Games of which nobody knows whether the rule has seen them",
+    "unknown": "Games that the rule may have seen: its origin is unknown",
     "seen": "Games that the rule was meta-trained on (seen)",
 }
 """In the order of the page."""
 KIND_TITLES: dict[Kind, str] = {
-    "human": "human-normalised score",
-    "best": "score as a part of the best return",
-    "baseline": "score relative to the baseline",
-    "raw": "raw returns",
+    "human": "human-normalised scores (0 = random, 1 = human)",
+    "best": "scores between random (0) and the best possible return (1)",
+    "baseline": "scores between random (0) and the baseline (1)",
+    "raw": "raw returns (no score is known)",
 }
 _CURVE_POINTS = 20
 _OF_THE_GAME = (
@@ -112,20 +112,22 @@ def evidence(evaluation: Evaluation, task: Task) -> Evidence:
     """Return whether a compared rule's interval lies above random's.
 
     Random is what the rule `random` got here, where it was evaluated, else the
-    published score. A rule with one seed has no interval.
+    published score. A rule with one seed has no interval, and no say: otherwise it
+    would decide which games the others are compared on.
     """
     random = random_of(evaluation, task)
     if random is None:
         return "undecided"
     ceiling = random.value if random.high is None else random.high
-    lows = []
-    for rule in evaluation.rules:
-        returns = evaluation.returns(rule.name, task)
-        if returns and not rule.is_random:
-            lows.append(interval_of(returns).low)
-    if any(low is not None and low > ceiling for low in lows):
-        return "informative"
-    return "undecided" if None in lows or not lows else "uninformative"
+    lows = [
+        low
+        for rule in evaluation.rules
+        if not rule.is_random and (returns := evaluation.returns(rule.name, task))
+        if (low := interval_of(returns).low) is not None
+    ]
+    if not lows:
+        return "undecided"
+    return "informative" if max(lows) > ceiling else "uninformative"
 
 
 def is_scored(evaluation: Evaluation, rule: str, task: Task) -> bool:

@@ -25,20 +25,13 @@ from metarl.report.figures import (
     marker,
     short,
 )
-from metarl.report.markup import number
+from metarl.report.markup import alike, count_of, number
 from metarl.report.scores import Evaluation, Rule
+from metarl.report.tables import describe
 from metarl.statistics import Estimate, Profile
 
-BANDS = "95 % stratified bootstrap intervals"
+INTERVALS = "95 % stratified bootstrap intervals"
 _REFERENCES = {"human": "human", "best": "best possible", "baseline": "baseline"}
-
-
-def describe(estimate: Estimate) -> str:
-    """Return a number and its interval as text."""
-    text = number(estimate.value)
-    if estimate.low is None or estimate.high is None:
-        return text
-    return f"{text} [{number(estimate.low)}, {number(estimate.high)}]"
 
 
 def size_of(evaluation: Evaluation, group: Group) -> str:
@@ -49,8 +42,8 @@ def size_of(evaluation: Evaluation, group: Group) -> str:
         for task in group.common
     }
     low, high = min(seeds), max(seeds)
-    games = _plural(len(group.common), "game")
-    each = _plural(high, "seed")
+    games = count_of(len(group.common), "game")
+    each = count_of(high, "seed")
     return f"{games}, {each if low == high else f'{low} to {each}'} each"
 
 
@@ -58,12 +51,13 @@ def iqm_bars(
     evaluation: Evaluation, group: Group, found: Sequence[Aggregate]
 ) -> Figure:
     """Return the IQM of every rule as bars with intervals."""
+    size = size_of(evaluation, group)
     words = Words(
         f"iqm_{group.name}",
-        "Interquartile mean",
-        f"IQM of the {_score(evaluation, group)}; {size_of(evaluation, group)}; "
-        f"lines are {BANDS}.",
+        f"Interquartile mean ({size})",
+        f"IQM of the {_score(evaluation, group)}; lines are {INTERVALS}.",
         "; ".join(f"{a.rule}: {describe(a.iqm)}" for a in found),
+        f"{size}; lines: {INTERVALS}",
     )
     rows = [(a.rule, a.iqm.value, a.iqm.low, a.iqm.high) for a in found]
     with drawing(words, height=0.75 + 0.42 * len(found)) as drawn:
@@ -73,7 +67,7 @@ def iqm_bars(
             bar(axes, y, aggregate.iqm, color(rule))
         name_rows(axes, [a.rule for a in found])
         _end_labels(axes, [a.iqm for a in found])
-        axes.set_xlabel(f"IQM, {_one(evaluation, group)}")
+        axes.set_xlabel(f"IQM of the score ({_one(evaluation, group)})")
         drawn.numbers(("rule", "iqm", "low", "high"), rows)
     assert drawn.figure is not None
     return drawn.figure
@@ -83,13 +77,14 @@ def improvement_bars(
     evaluation: Evaluation, group: Group, found: dict[str, Estimate]
 ) -> Figure:
     """Return the probability of improvement over the baseline."""
+    size = size_of(evaluation, group)
     words = Words(
         f"improvement_{group.name}",
-        "Probability of improvement",
+        f"Probability of improvement ({size})",
         f"How likely a run is better than a run of {evaluation.baseline} on the same "
-        f"game, mean over games; 0.5 is no difference; {size_of(evaluation, group)}; "
-        f"lines are {BANDS}.",
+        f"game, mean over games; 0.5 is no difference; lines are {INTERVALS}.",
         "; ".join(f"{name}: {describe(e)}" for name, e in found.items()),
+        f"{size}; lines: {INTERVALS}",
     )
     with drawing(words, height=0.75 + 0.42 * len(found)) as drawn:
         axes = drawn.canvas.subplots()
@@ -98,10 +93,17 @@ def improvement_bars(
             rule = evaluation.rule(name)
             if estimate.low is not None and estimate.high is not None:
                 axes.hlines(y, estimate.low, estimate.high, color(rule), linewidth=3)
-            axes.plot(estimate.value, y, marker(rule), color=color(rule), markersize=8)
+            axes.plot(
+                estimate.value,
+                y,
+                marker(rule),
+                color=color(rule),
+                markersize=9,
+                markeredgecolor="white",
+            )
         name_rows(axes, list(found))
         axes.set_xlim(-0.03, 1.03)
-        axes.set_xlabel(f"P(better than {short(str(evaluation.baseline))})")
+        axes.set_xlabel(f"P(run is better than {short(str(evaluation.baseline))})")
         rows = [(name, e.value, e.low, e.high) for name, e in found.items()]
         drawn.numbers(("rule", "probability", "low", "high"), rows)
     assert drawn.figure is not None
@@ -112,15 +114,17 @@ def profile_lines(
     evaluation: Evaluation, group: Group, found: dict[str, Profile]
 ) -> Figure:
     """Return the performance profiles."""
+    size = size_of(evaluation, group)
     words = Words(
         f"profile_{group.name}",
-        "Performance profile",
-        f"Part of runs whose score is above τ; {size_of(evaluation, group)}; bands are "
-        "pointwise 95 % stratified bootstrap intervals. Higher is better.",
+        f"Performance profile ({size})",
+        f"Part of the runs whose score is above τ; bands are pointwise {INTERVALS}. "
+        "Higher is better.",
         "; ".join(
             f"{name}: above half in {number(_crossing(p))} of the scores shown"
             for name, p in found.items()
         ),
+        f"{size}; bands: pointwise {INTERVALS}",
     )
     rows: list[tuple[object, ...]] = []
     with drawing(words, height=3.1) as drawn:
@@ -137,20 +141,14 @@ def profile_lines(
                     x, lows, highs, step="post", color=color(rule), alpha=0.15, lw=0
                 )
             for i, tau in enumerate(x):
-                band = (
-                    (None, None)
-                    if lows is None or highs is None
-                    else (
-                        lows[i],
-                        highs[i],
-                    )
-                )
-                rows.append((name, tau, profile.values[i], *band))
+                low = None if lows is None else lows[i]
+                high = None if highs is None else highs[i]
+                rows.append((name, tau, profile.values[i], low, high))
         axes.set_ylim(-0.02, 1.02)
         axes.set_xlim(x[0], x[-1])
         axes.grid(axis="y")
-        axes.set_xlabel(f"τ: {_one(evaluation, group)}")
-        axes.set_ylabel("part of runs above τ")
+        axes.set_xlabel(f"score τ ({_one(evaluation, group)})")
+        axes.set_ylabel("part of the runs above τ")
         _legend(axes)
         drawn.numbers(("rule", "threshold", "part_above", "low", "high"), rows)
     assert drawn.figure is not None
@@ -161,13 +159,15 @@ def efficiency_lines(
     evaluation: Evaluation, group: Group, found: Sequence[Curve]
 ) -> Figure:
     """Return the IQM while agents learn."""
+    size = size_of(evaluation, group)
     words = Words(
         f"efficiency_{group.name}",
-        "Sample efficiency",
-        "IQM of the score of episodes while the agents learn "
-        f"({_one(evaluation, group)}), up to the smallest budget; "
-        f"{size_of(evaluation, group)}; bands are pointwise {BANDS}.",
+        f"Sample efficiency ({size})",
+        "IQM of the score of the newest episodes while the agents learn "
+        f"({_one(evaluation, group)}), up to the smallest budget; bands are pointwise "
+        f"{INTERVALS}.",
         "; ".join(f"{c.rule}: {_ends(c)}" for c in found),
+        f"{size}; bands: pointwise {INTERVALS}",
     )
     rows = [
         (c.rule, frames, e.value, e.low, e.high)
@@ -200,7 +200,7 @@ def efficiency_lines(
                 linewidth=0,
             )
         frames_axis(axes)
-        axes.set_ylabel("IQM")
+        axes.set_ylabel("IQM of the score")
         _legend(axes)
         drawn.numbers(("rule", "frames", "iqm", "low", "high"), rows)
     assert drawn.figure is not None
@@ -257,9 +257,10 @@ def _end_labels(axes: Axes, estimates: Sequence[Estimate]) -> None:
     ends = [max(0.0, e.value, e.value if e.high is None else e.high) for e in estimates]
     low, high = axes.get_xlim()
     axes.set_xlim(low, high + 0.16 * (high - low))
-    for y, (estimate, end) in enumerate(zip(estimates, ends, strict=True)):
+    labels = alike([e.value for e in estimates])
+    for y, (label, end) in enumerate(zip(labels, ends, strict=True)):
         axes.annotate(
-            number(estimate.value),
+            label,
             (end, y),
             xytext=(5, 0),
             textcoords="offset points",
@@ -283,7 +284,7 @@ def _legend(axes: Axes) -> None:
 def _score(evaluation: Evaluation, group: Group) -> str:
     names = {
         "human": "human-normalised score",
-        "best": "score as a part of the best return",
+        "best": "score between a random policy's return and the best possible",
         "baseline": f"score relative to {evaluation.baseline}",
     }
     return names[group.kind]
@@ -304,7 +305,3 @@ def _crossing(profile: Profile) -> float:
 def _ends(curve: Curve) -> str:
     known = [e for e in curve.estimates if e is not None]
     return f"ends at {describe(known[-1])}" if known else "nothing to show"
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}" + ("" if count == 1 else "s")

@@ -8,12 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from metarl.console import format_duration
 from metarl.report import (
     compare,
     evaluation_figures,
     evaluation_tables,
     game_cards,
 )
+from metarl.report.cautions import finding
 from metarl.report.compare import Group
 from metarl.report.contents import Contents, Section
 from metarl.report.figures import Figure
@@ -46,14 +48,21 @@ class _Page:
         self.figures.append(figure)
         return figure
 
-    def table(self, table: DataTable, *, is_sortable: bool = True) -> Markup:
+    def table(self, table: DataTable) -> Markup:
         """Return a table as HTML, and keep its rows."""
         self.tables.append(table)
-        return render(table, is_sortable=is_sortable)
+        return render(table)
 
 
-def evaluation_sections(evaluation: Evaluation) -> Contents:
-    """Return the sections of an evaluation, and all that is in them."""
+def evaluation_sections(
+    evaluation: Evaluation, *, without_run: Sequence[str] = ()
+) -> Contents:
+    """Return the sections of an evaluation, and all that is in them.
+
+    Args:
+      evaluation: all cells.
+      without_run: names of its rules whose own run is not on the page.
+    """
     page = _Page(evaluation)
     groups = compare.make_groups(evaluation)
     sections = [
@@ -64,7 +73,7 @@ def evaluation_sections(evaluation: Evaluation) -> Contents:
     videos = _videos(page)
     sections += [Section("videos", "Videos", videos)] if videos else []
     sections += [
-        Section("not-run", "What was not run", _not_run(page)),
+        Section("not-run", "What was not run", _not_run(page, without_run)),
         Section("settings", "Settings", _settings(page)),
         Section("origin", "Commit, versions, hardware, hours", _origin(page)),
     ]
@@ -101,7 +110,7 @@ def facts(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("seeds", str(len(seeds))),
         ("cells", str(len(cells))),
         ("frames", number(sum(cell.result.frames for cell in cells))),
-        ("machine hours", number(spent)),
+        ("machine time", "–" if spent is None else format_duration(3600 * spent)),
     ]
 
 
@@ -120,6 +129,7 @@ def _group(page: _Page, group: Group) -> Markup:
     figures = []
     if group.kind != "raw":
         found = compare.aggregates(evaluation, group)
+        parts.append(tag("p", finding(found), class_="finding"))
         figures.append(evaluation_figures.iqm_bars(evaluation, group, found))
     if improvements:
         figures.append(
@@ -162,7 +172,7 @@ def _which_games(evaluation: Evaluation, group: Group) -> Markup:
     ]
     if group.common:
         said += [
-            f"Not compared here: {rule.name}, which lacks some of these games."
+            f"Not compared here: {rule.name}, which lacks scores on some of them."
             for rule in evaluation.rules
             if rule.name not in group.rules
         ]
@@ -177,8 +187,12 @@ def _why_left_out(evaluation: Evaluation, task: Task) -> str:
         for rule in evaluation.rules
         if not rule.is_random and not compare.is_scored(evaluation, rule.name, task)
     ]
+    if not lacking and not all(rule.is_random for rule in evaluation.rules):
+        return f"{task.name} (no rule has scores on half of these games)"
     if any(evaluation.returns(rule, task) for rule in lacking):
         why = "in some seeds no episode finished"
+        if any(evaluation.has_infinite(rule, task) for rule in lacking):
+            why = "in some seeds the return is not finite"
         return f"{task.name} ({why}: {', '.join(lacking)})"
     return f"{task.name} (no return of {', '.join(lacking) or 'any rule'})"
 
@@ -197,14 +211,14 @@ def _games(page: _Page) -> Markup:
     notes = []
     for word, why in (
         ("uninformative", "no compared rule's interval lies above random's"),
-        ("undecided", "no random score is known, or a rule has a single seed"),
+        ("undecided", "no random score is known, or no rule has more than a seed"),
     ):
         names = [task.name for task, found in kinds.items() if found == word]
         if names:
             notes.append(
                 tag("p", tag("b", f"{word.title()}"), f": {', '.join(names)} ({why}).")
             )
-    caption = "Dotted grey: a random policy. Dashed: a score of 1, where it is near. "
+    caption = "Dotted grey: a random policy. Dashed: a score of 1, where near. "
     first = tag("p", caption, cards[0].caption, class_="caption")
     return join(
         [
@@ -222,8 +236,9 @@ def _games(page: _Page) -> Markup:
 def _scores(page: _Page) -> Markup:
     table = evaluation_tables.score_table(page.evaluation)
     text = (
-        "Returns are raw. Press a heading to sort. Intervals are 95 % bootstrap "
-        "intervals over seeds."
+        "Returns are raw. In brackets: 95 % bootstrap intervals over seeds. Where a "
+        "seed has no return (1 of 3), there is no score, and the return is of the "
+        "others. Press a heading to sort by it."
     )
     return join([tag("p", text, class_="caption"), page.table(table)])
 
@@ -237,24 +252,35 @@ def _videos(page: _Page) -> Markup | None:
     return join([shown, tag("ul", notes) if notes else None])
 
 
-def _not_run(page: _Page) -> Markup:
+def _not_run(page: _Page, without_run: Sequence[str]) -> Markup:
     evaluation = page.evaluation
-    parts = []
+    parts = [
+        tag("p", f"Of the suite {suite}, no rule was run on: {', '.join(games)}.")
+        for suite, games in evaluation_tables.games_not_run(evaluation).items()
+    ]
+    if without_run:
+        text = (
+            f"How {', '.join(without_run)} came about is not shown: no run was found "
+            "(metarl report RESULTS RUN shows the run in the folder RUN too)."
+        )
+        parts.append(tag("p", text))
+    if not any(cell.videos for cell in evaluation.records()):
+        parts.append(tag("p", "No videos were recorded (videos=true records them)."))
     for table, words, nothing in (
         (
             evaluation_tables.missing_table(evaluation),
-            "Cells of the grid of all rules, games and seeds here that are not there:",
+            "Cells of the grid of all rules, games and seeds here that were not run:",
             "Every rule was run on every game with every seed.",
         ),
         (
             evaluation_tables.thin_table(evaluation),
-            "Cells that are scored on fewer than 100 episodes:",
-            "Every cell is scored on 100 episodes or more.",
+            "Cells whose score is of fewer than 100 episodes:",
+            "Every score is of 100 episodes or more.",
         ),
         (
             evaluation_tables.raw_table(evaluation),
-            "Games without a normalised score:",
-            "Every game has a normalised score.",
+            "Games without any normalised score:",
+            "Every game has normalised scores.",
         ),
     ):
         if not table.rows:
@@ -269,8 +295,12 @@ def _not_run(page: _Page) -> Markup:
 
 def _settings(page: _Page) -> Markup:
     same, different = evaluation_tables.settings_tables(page.evaluation)
+    tuning = evaluation_tables.tuning_table(page.evaluation)
     return join(
         [
+            join([tag("p", "Learning rates that were tried:"), page.table(tuning)])
+            if tuning.rows
+            else tag("p", "No learning rate was tuned."),
             details(
                 "What differs between rules and games",
                 page.table(different),
@@ -288,10 +318,8 @@ def _origin(page: _Page) -> Markup:
             page.table(evaluation_tables.origin_table(page.evaluation)),
             tag(
                 "p",
-                "Machine hours: cells that ran side by side share their time. Results "
-                "from: ",
-                ", ".join(folders),
-                ".",
+                "Cells that ran side by side share the machine's time. Results are "
+                f"from {', '.join(folders)}.",
                 class_="caption",
             ),
             details(

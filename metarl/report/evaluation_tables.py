@@ -8,19 +8,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from metarl.evaluation.results import CellRecord
+from metarl.envs.suites import SUITES
+from metarl.evaluation.results import CellRecord, flatten
 from metarl.report import compare
 from metarl.report.compare import Aggregate, Group
 from metarl.report.figures import color
 from metarl.report.scores import (
     WANTED_EPISODES,
     Evaluation,
+    Kind,
     Task,
-    flat,
     interval_of,
     rule_name,
     task_of,
 )
+from metarl.report.sound_cells import is_infinite
 from metarl.report.tables import Cell, DataTable
 from metarl.statistics import Estimate, Runs, improvement_interval
 
@@ -29,6 +31,14 @@ STATUS_WORDS = {
     "validation": "validation",
     "seen": "seen",
     "unknown": "unknown",
+}
+
+
+SCORE_WORDS: Mapping[Kind, str] = {
+    "human": "human",
+    "best": "best",
+    "baseline": "baseline",
+    "raw": "none",
 }
 
 
@@ -43,7 +53,9 @@ def aggregate_table(
     found: Sequence[Aggregate],
     improvements: Mapping[str, Estimate],
 ) -> DataTable:
-    """Return all aggregates of a group; with IQM of all games where some are left out.
+    """Return all aggregates of a group.
+
+    With the IQM of all games, uninformative ones too, where some are left out.
 
     Args:
       evaluation: all cells.
@@ -54,7 +66,7 @@ def aggregate_table(
     every = [
         task
         for task in group.tasks
-        if all(evaluation.returns(a.rule, task) for a in found)
+        if all(compare.is_scored(evaluation, a.rule, task) for a in found)
     ]
     has_more = len(every) > len(group.common)
     whole = (
@@ -64,7 +76,7 @@ def aggregate_table(
     )
     columns = ["rule", "IQM", "median", "mean", "optimality gap"]
     columns += ["P(improvement)"] if improvements else []
-    columns += [f"IQM, uninformative games too ({len(every)})"] if has_more else []
+    columns += [f"IQM of all {len(every)} games"] if has_more else []
     rows = []
     for a in found:
         row: list[Cell] = [a.rule, a.iqm, a.median, a.mean, a.optimality_gap]
@@ -76,23 +88,27 @@ def aggregate_table(
 
 
 def score_table(evaluation: Evaluation) -> DataTable:
-    """Return a row for every rule and game."""
+    """Return a row for every rule and game.
+
+    A rule has no score on a game where some seed finished no episode; the return that
+    is shown is then of the other seeds.
+    """
     columns = (
         "game",
         "rule",
         "status",
         "return",
         "score",
-        "score is of",
+        "score of 1 is",
         "P(better than baseline)",
-        "random",
-        "reference",
+        "return of random",
+        "return of score 1",
         "evidence",
         "seeds",
-        "frames",
-        "episodes",
+        "frames per seed",
+        "scored episodes",
         "learning rate",
-        "tuned",
+        "rate tuned",
     )
     rows = []
     for task in evaluation.tasks:
@@ -104,7 +120,8 @@ def score_table(evaluation: Evaluation) -> DataTable:
                 continue
             returns = evaluation.returns(rule.name, task)
             result, status = cells[0].result, evaluation.status(rule.name, task)
-            has_score = bool(returns) and scale.kind != "raw"
+            is_scored = compare.is_scored(evaluation, rule.name, task)
+            has_score = is_scored and scale.kind != "raw"
             rows.append(
                 (
                     task.name,
@@ -114,16 +131,16 @@ def score_table(evaluation: Evaluation) -> DataTable:
                     interval_of(evaluation.scores(rule.name, task))
                     if has_score
                     else None,
-                    scale.kind,
+                    SCORE_WORDS[scale.kind],
                     _improvement(evaluation, rule.name, task),
                     scale.random,
                     scale.reference,
                     word,
-                    len(cells),
+                    len(cells) if is_scored else f"{len(returns)} of {len(cells)}",
                     max(cell.result.frames for cell in cells),
                     sum(cell.result.scored_episodes for cell in cells),
-                    result.learning_rate,
-                    result.tuned,
+                    None if rule.is_random else result.learning_rate,
+                    None if rule.is_random else result.tuned,
                 )
             )
     return DataTable("scores", columns, tuple(rows), colors(evaluation))
@@ -147,7 +164,7 @@ def thin_table(evaluation: Evaluation) -> DataTable:
             task_of(record).name,
             record.result.seed,
             record.result.scored_episodes,
-            "no episode finished" if record.result.mean_return is None else "",
+            _why_no_return(record),
         )
         for record in evaluation.records()
         if record.result.scored_episodes < WANTED_EPISODES
@@ -156,20 +173,73 @@ def thin_table(evaluation: Evaluation) -> DataTable:
     return DataTable("few-episodes", columns, tuple(rows), colors(evaluation))
 
 
+def games_not_run(evaluation: Evaluation) -> dict[str, list[str]]:
+    """Return the games of each suite that was evaluated, of which there is no cell."""
+    cells = list(evaluation.records())
+    played = {cell.result.game for cell in cells}
+    names = dict.fromkeys(str(cell.about.get("suite") or "") for cell in cells)
+    found = {
+        name: [game for game in SUITES[name].games if game not in played]
+        for name in names
+        if name in SUITES
+    }
+    return {name: games for name, games in found.items() if games}
+
+
+def tuning_table(evaluation: Evaluation) -> DataTable:
+    """Return the learning rates that were tried, by rule; empty where none were."""
+    rows: dict[tuple[Cell, ...], None] = {}
+    for record in evaluation.records():
+        tuned = record.settings.get("tuning")
+        if not isinstance(tuned, Mapping):
+            continue
+        by = "rank among the rates" if tuned.get("score") == "rank" else "score"
+        rates = tuned.get("learning_rates", ())
+        scores = record.about.get("tuning_scores") or [None] * len(rates)
+        for rate, score in zip(rates, scores, strict=False):
+            row = (
+                rule_name(record),
+                rate,
+                score,
+                by,
+                ", ".join(map(str, tuned.get("games", ()))),
+                len(tuned.get("seeds", ())),
+                tuned.get("env_steps"),
+                rate == tuned.get("chosen"),
+            )
+            rows[row] = None
+    columns = (
+        "rule",
+        "learning rate",
+        "mean on the validation games",
+        "mean of",
+        "validation games",
+        "seeds",
+        "env steps",
+        "chosen",
+    )
+    return DataTable("tuning", columns, tuple(rows), colors(evaluation))
+
+
 def raw_table(evaluation: Evaluation) -> DataTable:
     """Return the games that have no score, and why."""
-    rows = [
-        (task.name, evaluation.scales[task].why_raw)
-        for task in evaluation.tasks
-        if evaluation.scales[task].kind == "raw"
-    ]
+    rows = []
+    for task in evaluation.tasks:
+        if not any(evaluation.returns(rule.name, task) for rule in evaluation.rules):
+            is_infinite = any(
+                evaluation.has_infinite(rule.name, task) for rule in evaluation.rules
+            )
+            why = "has a finite return" if is_infinite else "finished an episode"
+            rows.append((task.name, f"no agent {why}"))
+        elif evaluation.scales[task].kind == "raw":
+            rows.append((task.name, evaluation.scales[task].why_raw))
     return DataTable("no-score", ("game", "why there is no score"), tuple(rows))
 
 
 def settings_tables(evaluation: Evaluation) -> tuple[DataTable, DataTable]:
     """Return the settings that all cells share, and those that differ, by rule."""
     by_pair = {
-        key: {k: _show(v) for k, v in flat(cells[0].settings).items()}
+        key: {k: _show(v) for k, v in flatten(cells[0].settings).items()}
         for key, cells in evaluation.cells.items()
     }
     names = list(dict.fromkeys(name for found in by_pair.values() for name in found))
@@ -210,8 +280,8 @@ def origin_table(evaluation: Evaluation) -> DataTable:
                 len(cells),
                 hours(cells),
                 sum(cell.result.frames for cell in cells),
-                _distinct(cell.about.get("device") for cell in cells),
-                _distinct(str(c.about.get("commit") or "–")[:12] for c in cells),
+                _distinct(_hardware(cell) for cell in cells),
+                _distinct(_commit(cell) for cell in cells),
             )
         )
     columns = (
@@ -221,10 +291,15 @@ def origin_table(evaluation: Evaluation) -> DataTable:
         "cells",
         "machine hours",
         "frames",
-        "device",
+        "hardware",
         "commit",
     )
     return DataTable("origin", columns, tuple(rows), colors(evaluation))
+
+
+def _commit(cell: CellRecord) -> str:
+    commit = str(cell.about.get("commit") or "–")[:12]
+    return f"{commit} + changes" if cell.about.get("modified") else commit
 
 
 def versions_table(evaluation: Evaluation) -> DataTable:
@@ -245,14 +320,29 @@ def hours(cells: Sequence[CellRecord]) -> float | None:
     return sum(known) / 3600 if known else None
 
 
+def _why_no_return(cell: CellRecord) -> str:
+    """Return why a cell has none; empty where it has one."""
+    if cell.result.mean_return is not None:
+        return ""
+    return "the return is not finite" if is_infinite(cell) else "no episode finished"
+
+
 def _improvement(evaluation: Evaluation, rule: str, task: Task) -> Estimate | None:
     baseline = evaluation.baseline
     if baseline is None or rule == baseline:
         return None
-    ours, theirs = evaluation.returns(rule, task), evaluation.returns(baseline, task)
-    if not ours or not theirs:
+    if not all(compare.is_scored(evaluation, name, task) for name in (rule, baseline)):
         return None
+    ours, theirs = evaluation.returns(rule, task), evaluation.returns(baseline, task)
     return improvement_interval(Runs.of([ours]), Runs.of([theirs]))
+
+
+def _hardware(cell: CellRecord) -> str:
+    """Return what a cell was computed on, as far as it says."""
+    machine = cell.about.get("machine")
+    told = machine.values() if isinstance(machine, Mapping) else [machine]
+    parts = [cell.about.get("device"), *told]
+    return ", ".join(str(part) for part in parts if part) or "–"
 
 
 def _distinct(values: Iterable[object]) -> str:

@@ -21,9 +21,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from metarl.atomic_files import write_file
+from metarl.evaluation.results_tables import disarmed
 from metarl.report.markup import slug
 from metarl.report.scores import Rule
-from metarl.rule_files import folder as rule_folder
 
 # Chosen by search for the largest smallest difference (31 in CIE Lab) under normal
 # sight and full protanopia, deuteranopia and tritanopia (Machado et al. 2009), with a
@@ -95,12 +96,18 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """What is said of a figure; see `Figure`."""
+    """What is said of a figure; see `Figure`.
+
+    Attributes:
+      footer: in the picture itself, for where it is shown alone: how many seeds, and
+        what the intervals are.
+    """
 
     name: str
     title: str
     caption: str
     alt: str
+    footer: str = ""
 
 
 class Drawing:
@@ -122,6 +129,10 @@ class Drawing:
     def finish(self) -> None:
         """Draw."""
         buffer = io.BytesIO()
+        if self._words.footer:
+            self.canvas.supxlabel(
+                self._words.footer, x=0.01, ha="left", fontsize=7.5, color=LINE
+            )
         # Without dates and versions: equal results give equal files.
         self.canvas.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
         width, height = self.canvas.get_size_inches()
@@ -210,7 +221,7 @@ def write_figures(folder: Path, figures: Sequence[Figure]) -> None:
             f"{figure.name}.csv": to_csv(figure.columns, figure.rows).encode(),
         }
         for name, data in files.items():
-            rule_folder.write_file(target / name, data)
+            write_file(target / name, data)
         wanted |= set(files)
     for path in target.iterdir():
         if path.suffix in (".png", ".csv") and path.name not in wanted:
@@ -221,12 +232,6 @@ def to_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return CSV in which no text is a formula to a spreadsheet."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([_harmless(cell) for cell in columns])
-    writer.writerows([_harmless(cell) for cell in row] for row in rows)
+    writer.writerow([disarmed(cell) for cell in columns])
+    writer.writerows([disarmed(cell) for cell in row] for row in rows)
     return text.getvalue()
-
-
-def _harmless(cell: object) -> object:
-    if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{cell}"
-    return cell

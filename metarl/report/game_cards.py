@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from metarl.evaluation.results import CellRecord
 from metarl.report.compare import frames_of, random_of
-from metarl.report.evaluation_figures import bar, describe, line_style, name_rows
+from metarl.report.evaluation_figures import bar, line_style, name_rows
 from metarl.report.figures import (
     CARD_WIDTH,
     RANDOM_COLOR,
@@ -24,7 +24,9 @@ from metarl.report.figures import (
     frames_axis,
     marker,
 )
+from metarl.report.markup import count_of
 from metarl.report.scores import Evaluation, Rule, Task, interval_of
+from metarl.report.tables import describe
 
 
 def game_card(evaluation: Evaluation, task: Task, note: str) -> Figure:
@@ -41,17 +43,21 @@ def game_card(evaluation: Evaluation, task: Task, note: str) -> Figure:
         for rule in rules
         if evaluation.returns(rule.name, task)
     }
+    seeds = sorted({len(evaluation.cells[rule.name, task]) for rule in rules})
+    size = count_of(seeds[-1], "seed")
+    size = size if len(seeds) == 1 else f"{seeds[0]} to {size}"
     words = Words(
         f"game_{task.name}",
-        f"{task.name}{note}",
+        f"{task.name}, {size}{note}",
         "Above: raw return of episodes while the agents learn; thin: a seed, thick: "
         "their mean. Below: raw final return; bars: from random to the mean over "
-        "seeds, with its 95 % bootstrap interval; dots: seeds.",
+        "seeds; lines: 95 % bootstrap intervals of that mean; dots: seeds.",
         "; ".join(f"{name}: {describe(e)}" for name, e in finals.items())
-        or "no episode finished",
+        or "no final return",
+        f"{size}; lines: 95 % bootstrap intervals of the mean; dots: seeds",
     )
     bars = 0.35 + 0.27 * max(1, len(finals))
-    height = 2.0 + bars
+    height = 2.2 + bars
     with drawing(words, width=CARD_WIDTH, height=height) as drawn:
         above, below = drawn.canvas.subplots(2, 1, height_ratios=[1.65, bars])
         rows: list[tuple[object, ...]] = []
@@ -59,10 +65,10 @@ def game_card(evaluation: Evaluation, task: Task, note: str) -> Figure:
             rows += _card_curves(above, evaluation, rule, task)
         frames_axis(above)
         above.set_xlim(right=max(c.result.frames for c in _cells(evaluation, task)))
-        above.set_ylabel("return")
+        above.set_ylabel("raw return")
         if not finals:
             below.text(
-                0.5, 0.5, "no episode finished", ha="center", transform=below.transAxes
+                0.5, 0.5, "no final return", ha="center", transform=below.transAxes
             )
         random = random_of(evaluation, task)
         floor = 0.0 if random is None else random.value
@@ -78,9 +84,11 @@ def game_card(evaluation: Evaluation, task: Task, note: str) -> Figure:
                 markersize=4.5,
                 alpha=0.85,
             )
+        below.use_sticky_edges = False  # dots at the foot of a bar stay whole
+        below.margins(x=0.05)
         name_rows(below, list(finals), length=18)
         _references(evaluation, task, above, below)
-        below.set_xlabel("final return")
+        below.set_xlabel("raw final return")
         drawn.numbers(("rule", "seed", "frames", "return"), rows)
     assert drawn.figure is not None
     return drawn.figure

@@ -15,11 +15,13 @@ from typing import Any
 from metarl import config_loader
 from metarl.errors import UserError
 from metarl.evaluation.results import CELLS, CellRecord, read_cells
+from metarl.report.validations import Validations, read_validations
 from metarl.rule_files import Manifest
 from metarl.rule_files import folder as rule_folder
 from metarl.rule_files.manifest import parse_manifest
 
 CONFIG, METRICS, VERSIONS = "config.yaml", "metrics.jsonl", "versions.json"
+BEST_RULE = "rule_best"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,8 @@ class TrainingRun:
       rows: of metrics.jsonl, by meta-step where they have one; None was not finite.
       versions: packages, commit and machine; empty where unknown.
       manifest: of its newest rule; None before the first is saved.
+      best: manifest of its best rule by validation; None without one.
+      validations: scores of fresh agents; None without any.
       written_at: when the newest row was written, in seconds since 1970.
     """
 
@@ -58,6 +62,8 @@ class TrainingRun:
     versions: Mapping[str, Any]
     manifest: Manifest | None
     written_at: float
+    best: Manifest | None = None
+    validations: Validations | None = None
 
     @property
     def name(self) -> str:
@@ -93,12 +99,12 @@ def read_inputs(paths: Sequence[Path]) -> Inputs:
         if (path / CELLS).is_dir():
             results.append(_read_results(path))
             found = True
-        if _is_run(path):
+        if is_run(path):
             runs[path.resolve()] = read_run(path)
             found = True
         elif not found and rule_folder.holds_rule(path):
             rules.append(_read_rule(path))
-            if _is_run(path.resolve().parent):
+            if is_run(path.resolve().parent):
                 parent = path.resolve().parent
                 runs.setdefault(parent, read_run(parent))
             found = True
@@ -124,13 +130,18 @@ def read_run(path: Path) -> TrainingRun:
         versions = json.loads((path / VERSIONS).read_text("utf-8"))
     except (OSError, ValueError):
         versions = {}
+    config = config_loader.read_yaml(path / CONFIG)
+    best = manifest_of(path / BEST_RULE)
+    kept = None if best is None else best.meta_steps
     return TrainingRun(
         path=path,
-        config=config_loader.read_yaml(path / CONFIG),
+        config=config,
         rows=tuple(rows),
         versions=versions if isinstance(versions, dict) else {},
-        manifest=_manifest(path / "rule"),
+        manifest=manifest_of(path / "rule"),
         written_at=(path / METRICS).stat().st_mtime,
+        best=best,
+        validations=read_validations(path, config, rows, kept),
     )
 
 
@@ -171,15 +182,16 @@ def _read_results(path: Path) -> ResultsFolder:
 
 
 def _read_rule(path: Path) -> RuleFolder:
-    manifest = _manifest(path)
+    manifest = manifest_of(path)
     if manifest is None:
         raise UserError(f"report: {path} is a rule without a manifest.json")
     place = path.resolve()
-    is_of_run = place.name == "rule" and _is_run(place.parent)
+    is_of_run = place.name == "rule" and is_run(place.parent)
     return RuleFolder((place.parent if is_of_run else place).name, path, manifest)
 
 
-def _manifest(folder: Path) -> Manifest | None:
+def manifest_of(folder: Path) -> Manifest | None:
+    """Return what a rule says of itself; None where there is none."""
     try:
         _, text = rule_folder.read(folder)
     except OSError:
@@ -189,7 +201,8 @@ def _manifest(folder: Path) -> Manifest | None:
     return parse_manifest(text, where=str(folder / rule_folder.MANIFEST))
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """Return whether a folder is a run that has begun."""
     return (path / CONFIG).is_file() and (path / METRICS).is_file()
 
 
@@ -209,4 +222,4 @@ def _what_is_wrong(path: Path) -> str:
 
 
 def _reportable(paths: Iterable[Path]) -> list[Path]:
-    return [p for p in paths if p.is_dir() and ((p / CELLS).is_dir() or _is_run(p))]
+    return [p for p in paths if p.is_dir() and ((p / CELLS).is_dir() or is_run(p))]

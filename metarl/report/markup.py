@@ -7,6 +7,7 @@ settings) therefore cannot become markup, wherever they are put.
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Sequence
 
 VOID = frozenset({"img", "meta", "br", "hr"})
@@ -62,44 +63,16 @@ def escape(child: Child) -> Markup:
     return Markup(html.escape(str(child), quote=True))
 
 
-def table(
-    head: Sequence[Child], rows: Iterable[Sequence[Child]], *, numeric: Sequence[int]
-) -> Markup:
-    """Return a plain table that scrolls sideways where it is too wide.
-
-    Args:
-      head: names of the columns.
-      rows: cells; the first one of each row is its heading.
-      numeric: columns whose cells stand to the right.
-    """
-    right = set(numeric)
-
-    def cells(row: Sequence[Child], *, is_head: bool) -> Markup:
-        return join(
-            tag(
-                "th" if is_head or i == 0 else "td",
-                cell,
-                scope="col" if is_head else "row" if i == 0 else None,
-                class_="n" if i in right else None,
-            )
-            for i, cell in enumerate(row)
-        )
-
-    body = join(tag("tr", cells(row, is_head=False)) for row in rows)
-    return scrolling(
-        tag(
-            "table",
-            tag("thead", tag("tr", cells(head, is_head=True))),
-            tag("tbody", body),
-        )
-    )
-
-
 def scrolling(content: Markup, label: str = "table") -> Markup:
-    """Return ``content`` in a box that the keyboard can scroll too."""
-    return tag(
+    """Return ``content`` in a box that the keyboard can scroll too.
+
+    The hint above it is shown where there is more than fits (`page.js`).
+    """
+    hint = tag("p", "More columns: scroll sideways →", class_="hint")
+    box = tag(
         "div", content, class_="wide", role="region", tabindex=0, aria_label=label
     )
+    return tag("div", hint, box, class_="table")
 
 
 def details(summary: Child, *children: Child, is_long: bool = False) -> Markup:
@@ -122,7 +95,7 @@ def slug(text: str) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number for people: ``digits`` significant ones, thousands apart."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "–"
     if abs(value) < 1e-12:
         return "0"  # what is left of a difference of equal numbers
@@ -136,6 +109,22 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits - whole}f}".replace("-", "−")
 
 
+def alike(values: Sequence[float], digits: int = 3) -> list[str]:
+    """Return numbers that are read together, all with as many decimals.
+
+    Args:
+      values: such as a mean and the ends of its interval.
+      digits: significant ones of the greatest, and the most decimals.
+    """
+    top = max((abs(value) for value in values), default=0.0)
+    decimals = digits - 1 - (math.floor(math.log10(top)) if top else 0)
+    if top >= 10.0**-digits:
+        decimals = min(decimals, digits)
+    decimals = max(0, decimals)
+    rounded = [round(value, decimals) + 0.0 for value in values]  # no minus zero
+    return [f"{x:,.{decimals}f}".replace("-", "−") for x in rounded]
+
+
 def count_of(count: int, word: str) -> str:
     """Return a number of things."""
-    return f"{count} {word}" + ("" if count == 1 else "s")
+    return f"{number(count)} {word}" + ("" if count == 1 else "s")

@@ -21,7 +21,21 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
-// On paper everything is open but what is long, which the reader may have opened.
+// Tables that are wider than their place say so.
+const measure = () => {
+  for (const box of document.querySelectorAll(".wide")) {
+    box.parentElement.classList.toggle("scrolls", box.scrollWidth > box.clientWidth + 1);
+  }
+};
+measure();
+addEventListener("resize", measure);
+document.addEventListener("toggle", measure, true);
+// On paper everything is open but what is long, which the reader may have opened; and
+// videos are pictures.
 addEventListener("beforeprint", () => {
   for (const closed of document.querySelectorAll("details:not(.long)")) closed.open = true;
+  for (const video of document.querySelectorAll("video")) video.controls = false;
+});
+addEventListener("afterprint", () => {
+  for (const video of document.querySelectorAll("video")) video.controls = true;
 });

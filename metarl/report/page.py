@@ -18,25 +18,35 @@ from metarl.report.figures import FOLDER, Figure
 from metarl.report.markup import Markup, join, tag
 
 _METHODS = (
-    "IQM: mean of the middle half of all runs of all games; the mean of the rest would "
-    "be ruled by a few games. Every game counts alike, whatever its number of seeds.",
-    "Intervals: 95 % percentile intervals of a stratified bootstrap, which draws seeds "
-    "within each game, 2,000 times. They are narrower than they say where seeds are "
-    "few: in a simulation of normal runs on 5 games, intervals of 2, 3, 5 and 10 seeds "
-    "held the true mean in 76, 85, 90 and 93 % of cases.",
+    "Interquartile mean (IQM): the mean of the middle half of all runs of all games. A "
+    "plain mean would be ruled by the few games with the largest scores. Every game "
+    "counts alike, whatever its number of seeds.",
+    "Intervals: 95 % percentile intervals of a stratified bootstrap, which draws the "
+    "seeds of each game anew, 2,000 times (1,000 for each point of a curve). With few "
+    "seeds they are too narrow: in a simulation of normally distributed runs on 5 "
+    "games, intervals of 2, 3, 5 and 10 seeds held the true mean in 76, 85, 90 and "
+    "93 % of the cases. A rule that has a single seed on some game has no interval.",
     "Scores: (return − random) / (reference − random). The reference is the published "
     "human score; where there is none, the best possible return; where that is not "
-    "known either, the baseline rule's mean here. Random is the published score where "
-    "there is one (of ProcGen the lower end of its range), else what the rule “random” "
-    "got here.",
-    "Seen, validation, held out: what the manifest of a rule says of a game. Games of "
-    "different status and scores of different kinds are never averaged together. A "
-    "rule without meta-parameters has seen no game, and is shown beside the others.",
-    "Uninformative: a game on which no compared rule's interval lies above random's. "
-    "It is no evidence for or against a rule, and not in the aggregates.",
-    "Probability of improvement: that a run of the rule beats one of the baseline on "
-    "the same game (Mann-Whitney), mean over games. Measures follow Agarwal et al., "
-    "“Deep reinforcement learning at the edge of the statistical precipice”, 2021.",
+    "known either, the mean return of the baseline rule here. Random is the published "
+    "score where there is one (of ProcGen the lower end of its range), else the mean "
+    "return of the rule “random” here. Intervals treat both as exact, also where they "
+    "were measured here; with few seeds of them, intervals of such scores are too "
+    "narrow.",
+    "Seen, validation, held out: what the manifest of a rule says of a game: that the "
+    "rule was meta-trained on it, that it was used to tune or choose the rule, or "
+    "neither. Games of different status, and scores of different kinds, are never "
+    "averaged together. A rule without meta-parameters has seen no game and is shown "
+    "beside the others.",
+    "Uninformative: a game on which no compared rule ends above random with intervals "
+    "apart. It is no evidence for or against a rule, and is left out of the "
+    "aggregates. Undecided: one on which no rule has an interval, or of which no "
+    "random score is known. It is in the aggregates.",
+    "Probability of improvement: that a run of the rule beats a run of the baseline on "
+    "the same game (Mann-Whitney; a tie is half), mean over games.",
+    "Frames: environment steps times the frame skip. The measures are those of Agarwal "
+    "et al., “Deep reinforcement learning at the edge of the statistical precipice”, "
+    "2021.",
 )
 
 

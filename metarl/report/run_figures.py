@@ -125,8 +125,6 @@ def run_figures(run: TrainingRun, prefix: str = "") -> list[Figure]:
             found.append(figure)
     if (times := _stage_times(run, prefix)) is not None:
         found.insert(min(3, len(found)), times)
-    if (validation := _validation(run, prefix)) is not None:
-        found.insert(0, validation)
     return found + _games(run, prefix)
 
 
@@ -165,14 +163,17 @@ def _lines(run: TrainingRun, chart: Chart, prefix: str) -> Figure | None:
     found = {label: xy for label, xy in found.items() if xy[0].size}
     if not found:
         return None
-    caption = chart.caption + _smoothing(max(x.size for x, _ in found.values()))
-    words = Words(prefix + chart.name, chart.title, caption, _alt(found))
+    rows = max(x.size for x, _ in found.values())
+    caption = chart.caption + _smoothing(rows)
+    words = Words(
+        prefix + chart.name, chart.title, caption, _alt(found), _footer(run, rows)
+    )
     with drawing(words, height=2.8) as drawn:
         axes = drawn.canvas.subplots()
         for i, (label, (x, y)) in enumerate(found.items()):
             _series(axes, x, y, label, i)
         positive = all((y > 0).all() for _, y in found.values())
-        _finish(axes, run, chart.unit, is_log=chart.is_log and positive)
+        finish(axes, step_key(run), chart.unit, is_log=chart.is_log and positive)
         if len(found) > 1:
             axes.figure.legend(loc="outside upper left", ncols=3, handlelength=1.4)
         drawn.numbers(("series", step_key(run), chart.unit), _rows(found))
@@ -180,74 +181,28 @@ def _lines(run: TrainingRun, chart: Chart, prefix: str) -> Figure | None:
 
 
 def _games(run: TrainingRun, prefix: str) -> list[Figure]:
-    """Return the return of every game, each on axes of its own.
-
-    Of the population, and of fresh agents on validation games.
-    """
+    """Return the return of every game of the population, each on axes of its own."""
     figures = []
-    families = (
-        ("agents", "", "Raw return of the population's episodes since the row before."),
-        ("eval", " (validation)", "Raw return of fresh agents; mean over seeds."),
-    )
-    found = (
-        (*of, game)
-        for of in families
-        for game in games_of(run, of[0], "episodic_return")
-    )
-    for family, note, caption, game in found:
-        x, y = series(run, f"{family}/{game}/episodic_return")
+    for game in games_of(run, "agents", "episodic_return"):
+        x, y = series(run, f"agents/{game}/episodic_return")
         if not x.size:
             continue
         words = Words(
-            f"{prefix}{family}_{game}",
-            f"{game}{note}",
-            caption + _smoothing(x.size),
+            f"{prefix}agents_{game}",
+            game,
+            "Mean raw return of the episodes that the population finished since the "
+            f"row before.{_smoothing(x.size)}",
             _alt({game: (x, y)}),
+            _footer(run, x.size),
         )
         with drawing(words, width=CARD_WIDTH, height=2.1) as drawn:
             axes = drawn.canvas.subplots()
             _series(axes, x, y, game, 0)
-            _finish(axes, run, "return", is_log=False)
+            finish(axes, step_key(run), "raw return")
             drawn.numbers(("game", step_key(run), "return"), _rows({game: (x, y)}))
         assert drawn.figure is not None
         figures.append(drawn.figure)
     return figures
-
-
-def _validation(run: TrainingRun, prefix: str) -> Figure | None:
-    """Return the scores of fresh agents on validation games; None where none are."""
-    x, y = series(run, "eval/iqm")
-    games = games_of(run, "eval", "human_normalized_score")
-    lines = {game: series(run, f"eval/{game}/human_normalized_score") for game in games}
-    lines = {game: xy for game, xy in lines.items() if xy[0].size}
-    if not x.size and not lines:
-        return None
-    words = Words(
-        f"{prefix}validation",
-        "Validation games",
-        "Score of fresh agents that learn by the frozen rule: the IQM over games and "
-        "seeds with its 95 % stratified bootstrap interval, and each game, thin.",
-        _alt(lines | ({"IQM": (x, y)} if x.size else {})),
-    )
-    with drawing(words, height=2.8) as drawn:
-        axes = drawn.canvas.subplots()
-        for i, (game, (at, values)) in enumerate(lines.items(), start=1):
-            axes.plot(
-                at, values, linewidth=0.9, label=short(game), **_look(i), **_dot(at)
-            )
-        if x.size:
-            axes.plot(x, y, color=COLORS[0], label="IQM", marker="o", markersize=4)
-            low_x, low = series(run, "eval/iqm_lo")
-            high_x, high = series(run, "eval/iqm_hi")
-            if np.array_equal(low_x, high_x) and low_x.size:
-                axes.fill_between(
-                    low_x, low, high, color=COLORS[0], alpha=0.15, linewidth=0
-                )
-        _finish(axes, run, "score", is_log=False)
-        axes.figure.legend(loc="outside upper left", ncols=2, handlelength=1.4)
-        numbers = _rows(lines | ({"IQM": (x, y)} if x.size else {}))
-        drawn.numbers(("series", step_key(run), "score"), numbers)
-    return drawn.figure
 
 
 def _stage_times(run: TrainingRun, prefix: str) -> Figure | None:
@@ -261,6 +216,7 @@ def _stage_times(run: TrainingRun, prefix: str) -> Figure | None:
         "Time per stage",
         "Seconds over all rows of the metrics, and their part. Stages may overlap.",
         "; ".join(f"{stage}: {number(s)} s" for stage, s in totals.items()),
+        _footer(run, 0),
     )
     with drawing(words, width=WIDTH, height=0.8 + 0.34 * len(totals)) as drawn:
         axes = drawn.canvas.subplots()
@@ -315,8 +271,16 @@ def smooth(y: FloatArray) -> FloatArray:
     return result
 
 
-def _finish(axes: Axes, run: TrainingRun, unit: str, *, is_log: bool) -> None:
-    axes.set_xlabel(step_key(run).replace("meta_step", "meta-step"))
+def finish(axes: Axes, step: str, unit: str, *, is_log: bool = False) -> None:
+    """Label the axes of a figure over the steps of a run.
+
+    Args:
+      axes: of the figure.
+      step: key of the x-axis.
+      unit: of the y-axis.
+      is_log: whether the y-axis is logarithmic.
+    """
+    axes.set_xlabel({"meta_step": "meta-step", "global_step": "env steps"}[step])
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_ylabel(unit)
@@ -342,7 +306,21 @@ def _dot(x: FloatArray) -> dict[str, Any]:
 def _smoothing(rows: int) -> str:
     if rows < _SMOOTHED_FROM:
         return ""
-    return f" Thin: every row; thick: means over {2 * max(1, rows // 40) + 1} rows."
+    return f" Thin: every row; thick: means over {_width(rows)} rows."
+
+
+def _footer(run: TrainingRun, rows: int) -> str:
+    """Return what the lines are of; there is no interval over one run."""
+    smoothed = f"; thick: means of {_width(rows)} rows"
+    seed = run.config.get("seed")
+    return (
+        f"one meta-training run{'' if seed is None else f', seed {seed}'}"
+        f"{'' if rows < _SMOOTHED_FROM else smoothed}"
+    )
+
+
+def _width(rows: int) -> int:
+    return 2 * max(1, rows // 40) + 1
 
 
 def _alt(found: Mapping[str, tuple[FloatArray, FloatArray]]) -> str:

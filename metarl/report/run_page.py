@@ -12,13 +12,15 @@ from typing import Any
 import yaml
 
 from metarl.console import format_duration
-from metarl.report import run_figures
+from metarl.report import run_figures, validation_figures
 from metarl.report.contents import Contents, Section
+from metarl.report.figures import Figure
 from metarl.report.inputs import RuleFolder, TrainingRun
 from metarl.report.markup import Markup, details, join, number, slug, tag
 from metarl.report.page import show_figures
 from metarl.report.scores import Evaluation
 from metarl.report.tables import DataTable, render
+from metarl.report.validations import Validations
 from metarl.rule_files import Manifest
 
 
@@ -34,20 +36,20 @@ def run_section(
     """
     prefix = "" if is_only else f"{slug(run.name)}_"
     figures = run_figures.run_figures(run, prefix)
-    of_games = [
-        f for f in figures if f.name.startswith((f"{prefix}agents_", f"{prefix}eval_"))
-    ]
+    of_games = [f for f in figures if f.name.startswith(f"{prefix}agents_")]
     others = [f for f in figures if f not in of_games]
     metrics = metrics_table(run, prefix)
-    parts = [
-        _facts(run),
-        _made(run, evaluation),
-        show_figures(others),
-    ]
+    parts, tables = [_facts(run), *_made(run, evaluation)], [metrics]
+    if run.validations is not None:
+        drawn = validation_figures.validation_figures(run.validations, prefix)
+        table = validation_figures.validation_table(run.validations, prefix)
+        parts.append(_validation(run, run.validations, drawn, table))
+        figures, tables = drawn + figures, [table, metrics]
+    parts += [tag("h3", "Meta-training"), show_figures(others)]
     if of_games:
-        text = "Raw returns of the population, and of fresh agents on validation games."
+        text = "Mean raw return of the episodes that finished since the row before."
         parts += [
-            tag("h3", "Games"),
+            tag("h3", "Games of the meta-training"),
             tag("p", text, class_="caption"),
             show_figures(of_games, class_="cards", has_caption=False),
         ]
@@ -61,7 +63,31 @@ def run_section(
             details("Newest rule", tag("pre", _about(run.manifest)), is_long=True)
         )
     section = Section(f"run-{slug(run.name)}", f"Discovery: {run.name}", join(parts))
-    return Contents([section], figures, [metrics])
+    return Contents([section], figures, tables)
+
+
+def _validation(
+    run: TrainingRun, found: Validations, figures: list[Figure], table: DataTable
+) -> Markup:
+    """Return how fresh agents learned by the rule, meta-step by meta-step."""
+    has_whole, is_one = found.best is not None, len(found.games) == 1
+    said = validation_figures.sentences(found)
+    section = run.config.get("validation")
+    if isinstance(section, Mapping) and section.get("allow_seen"):
+        said.append(
+            "validation.allow_seen is set: games of the meta-training may be among "
+            "them."
+        )
+    return join(
+        [
+            tag("h3", "Validation: fresh agents that learn by the rule"),
+            *(tag("p", sentence) for sentence in said),
+            # One game stands beside the whole.
+            show_figures(figures[: has_whole + is_one]),
+            show_figures(figures[has_whole + is_one :], class_="cards"),
+            render(table, label="validations"),
+        ]
+    )
 
 
 def rules_section(rules: tuple[RuleFolder, ...]) -> Section | None:
@@ -100,7 +126,7 @@ def summary(run: TrainingRun) -> list[tuple[str, str]]:
     facts = [
         ("meta-steps", f"{number(done)} of {number(planned)}" if planned else "–"),
         ("environment steps", number(newest.get("global_step"))),
-        ("rows", number(len(run.rows))),
+        ("rows of metrics", number(len(run.rows))),
     ]
     seconds = sum(run_figures.stage_times(run).values())
     if seconds:
@@ -128,9 +154,9 @@ def _newest(run: TrainingRun) -> Mapping[str, float | None]:
 def _facts(run: TrainingRun) -> Markup:
     written = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(run.written_at))
     going_on = (
-        f"Not at its end: the newest row was written at {written}."
+        f"Not finished: its newest metrics are of {written}."
         if is_going_on(run)
-        else f"The newest row was written at {written}."
+        else f"Finished; its newest metrics are of {written}."
     )
     items = join(
         tag("div", tag("dt", name), tag("dd", value)) for name, value in summary(run)
@@ -138,19 +164,22 @@ def _facts(run: TrainingRun) -> Markup:
     return join([tag("dl", items, class_="facts"), tag("p", going_on)])
 
 
-def _made(run: TrainingRun, evaluation: Evaluation | None) -> Markup | None:
+def _made(run: TrainingRun, evaluation: Evaluation | None) -> list[Markup]:
     """Return which of the evaluated rules the run made."""
     if evaluation is None:
-        return None
-    sha256 = run.manifest.sha256 if run.manifest else ""
+        return []
+    said = []
+    for manifest, words in ((run.manifest, "newest rule"), (run.best, "rule_best")):
+        sha256 = manifest.sha256 if manifest else ""
+        names = [r.name for r in evaluation.rules if sha256 and r.sha256 == sha256]
+        said += [f"Its {words} is {name} of this evaluation." for name in names]
     for rule in evaluation.rules:
-        if sha256 and rule.sha256 == sha256:
-            return tag("p", f"Its newest rule is {rule.name} of this evaluation.")
-    for rule in evaluation.rules:
-        if rule.sha256 and rule.name == run.name:
-            text = f"{rule.name} of this evaluation is this run's rule at another time."
-            return tag("p", text)
-    return tag("p", "None of the rules of this evaluation is its newest rule.")
+        if not said and rule.sha256 and rule.name == run.name:
+            said.append(
+                f"{rule.name} of this evaluation is this run's rule at another time."
+            )
+    said = said or ["This evaluation has neither its newest nor its best rule."]
+    return [tag("p", sentence) for sentence in said]
 
 
 def _about(manifest: Manifest) -> str:

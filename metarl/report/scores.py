@@ -6,15 +6,20 @@ Between `inputs.py` and `compare.py`; draws and writes nothing.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from metarl.envs.suites import GAMES, Game
 from metarl.errors import UserError, nearest
 from metarl.evaluation.cells import completed_identity
-from metarl.evaluation.results import CellRecord
+from metarl.evaluation.results import CellRecord, flatten
+from metarl.report.sound_cells import (
+    is_infinite,
+    require_sound,
+    without_infinities,
+    words_of,
+)
 from metarl.statistics import Estimate, Runs, interval, mean
 
 Kind = Literal["human", "best", "baseline", "raw"]
@@ -145,6 +150,10 @@ class Evaluation:
         known = [status for status in _LEAST_TRUSTED_FIRST if status in found]
         return known[0] if known else min(found, default="")
 
+    def has_infinite(self, rule: str, task: Task) -> bool:
+        """Return whether some seed has no return since it is not finite."""
+        return any(map(is_infinite, self.cells.get((rule, task), ())))
+
     def folder_of(self, cell: CellRecord) -> Path:
         """Return the results_dir that a cell is from."""
         return self.folders[id(cell)]
@@ -168,8 +177,9 @@ def gather(
         differ in their settings, a return is no number, or there is no such baseline.
     """
     cells: dict[tuple[str, Task], dict[int, tuple[Path, CellRecord]]] = {}
-    for path, record in records:
-        _refuse_no_number(path, record)
+    for path, stored in records:
+        require_sound(path, stored)
+        record = without_infinities(stored)
         by_seed = cells.setdefault((rule_name(record), task_of(record)), {})
         seed = record.result.seed
         if seed in by_seed:
@@ -209,17 +219,6 @@ def interval_of(returns: Sequence[float]) -> Estimate:
     return interval(mean, Runs.of([returns]))
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return settings by their dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
-
-
 def first_difference(one: CellRecord, other: CellRecord) -> str:
     """Return a setting that two cells differ in, as text; empty where there is none.
 
@@ -228,22 +227,12 @@ def first_difference(one: CellRecord, other: CellRecord) -> str:
     """
     if one.settings == other.settings:
         return ""
-    first, second = (flat(completed_identity(x.settings)) for x in (one, other))
+    first, second = (flatten(completed_identity(x.settings)) for x in (one, other))
     for name in dict.fromkeys([*first, *second]):
         values = [str(found.get(name, "nothing")) for found in (first, second)]
         if name not in _DESCRIBES_NOTHING and first.get(name) != second.get(name):
             return f"{name} = {' and '.join(values)}"
     return ""
-
-
-def _refuse_no_number(path: Path, record: CellRecord) -> None:
-    """Raise UserError where an environment paid what cannot be averaged."""
-    value = record.result.mean_return
-    if value is not None and not math.isfinite(value):
-        raise UserError(
-            f"report: {path} has {_cell(record)}, whose return is {value} (its "
-            "environment must pay finite rewards)"
-        )
 
 
 def _refuse_contradiction(
@@ -253,12 +242,12 @@ def _refuse_contradiction(
     (path, one), (other_path, other) = first, second
     if difference := first_difference(one, other):
         raise UserError(
-            f"report: {path} and {other_path} both have {_cell(one)}, with "
+            f"report: {path} and {other_path} both have {words_of(one)}, with "
             f"{difference}; report them apart"
         )
     if one.result.mean_return != other.result.mean_return:
         raise UserError(
-            f"report: {path} and {other_path} both have {_cell(one)}, with other "
+            f"report: {path} and {other_path} both have {words_of(one)}, with other "
             "returns; give one of the two"
         )
 
@@ -283,11 +272,6 @@ def _refuse_mixtures(
                     f"report: {name} on {task.name} has cells with {difference}; "
                     "report them apart"
                 )
-
-
-def _cell(record: CellRecord) -> str:
-    result = record.result
-    return f"{result.rule} on {result.game} with seed {result.seed}"
 
 
 def _choose_baseline(asked: str | None, names: Iterable[str]) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from metarl.report.markup import Child, Markup, join, number, scrolling, tag
+from metarl.report.markup import Child, Markup, alike, join, number, scrolling, tag
 from metarl.statistics import Estimate
 
 Cell = str | int | float | bool | Estimate | None
@@ -58,6 +58,14 @@ def swatch(color: str) -> Markup:
     return tag("span", class_="swatch", style=f"background:{color}", aria_hidden="true")
 
 
+def describe(estimate: Estimate) -> str:
+    """Return a number and its interval as text."""
+    if estimate.low is None or estimate.high is None:
+        return number(estimate.value)
+    value, low, high = alike((estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]"
+
+
 def show(cell: Cell) -> str:
     """Return a cell as text for people."""
     if cell is None:
@@ -65,18 +73,15 @@ def show(cell: Cell) -> str:
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     if isinstance(cell, Estimate):
-        if cell.low is None or cell.high is None:
-            return number(cell.value)
-        return f"{number(cell.value)} [{number(cell.low)}, {number(cell.high)}]"
+        return describe(cell)
     return cell if isinstance(cell, str) else number(cell)
 
 
-def render(table: DataTable, *, is_sortable: bool = True, label: str = "") -> Markup:
-    """Return a table as HTML.
+def render(table: DataTable, *, label: str = "") -> Markup:
+    """Return a table as HTML, whose headings are buttons that sort it (`page.js`).
 
     Args:
       table: its rows.
-      is_sortable: whether its headings are buttons that sort it (`page.js`).
       label: what it is, for those who do not see it.
     """
     right = [
@@ -87,10 +92,10 @@ def render(table: DataTable, *, is_sortable: bool = True, label: str = "") -> Ma
     head = join(
         tag(
             "th",
-            tag("button", title, type="button") if is_sortable else title,
+            tag("button", title, type="button"),
             scope="col",
             class_="n" if is_right else None,
-            aria_sort="none" if is_sortable else None,
+            aria_sort="none",
         )
         for title, is_right in zip(table.columns, right, strict=True)
     )
@@ -115,7 +120,7 @@ def render(table: DataTable, *, is_sortable: bool = True, label: str = "") -> Ma
             tag("thead", tag("tr", head)),
             tag("tbody", body),
             id=f"table-{table.name}",
-            class_="sortable" if is_sortable else None,
+            class_="sortable",
         ),
         label or table.name,
     )

@@ -10,8 +10,10 @@ import dataclasses
 from pathlib import Path
 
 from metarl.evaluation.results import Video
-from metarl.report.markup import Markup, join, number, tag
+from metarl.report.markup import Child, Markup, join, number, tag
+from metarl.report.posters import poster
 from metarl.report.scores import Evaluation, Rule, Task
+from metarl.report.tables import swatch
 
 MAX_BYTES = 48 * 2**20
 """Of all videos together; a page of more is no longer handy. Others are named."""
@@ -33,9 +35,10 @@ class Clip:
     def caption(self) -> str:
         """What it shows."""
         video = self.video
+        steps = f" after {number(video.env_steps)} steps" if video.env_steps else ""
         return (
-            f"{video.stage}: return {number(video.episode_return)} after "
-            f"{number(video.env_steps)} steps (seed {self.seed})"
+            f"{video.stage}: return {number(video.episode_return)}{steps} "
+            f"(seed {self.seed})"
         )
 
 
@@ -65,36 +68,67 @@ def find_clips(evaluation: Evaluation) -> tuple[list[Clip], list[str]]:
 
 
 def show_clips(clips: list[Clip], colors: dict[str, str]) -> tuple[Markup, list[str]]:
-    """Return the videos by game and rule, and which were too large to be put in."""
-    left_out, used = [], 0
-    by_row: dict[tuple[Task, Rule], list[Markup]] = {}
-    for clip in clips:
+    """Return the videos game by game, and which were too large to be put in.
+
+    A random agent that several rules began with is shown once. Where not all fit,
+    every game has its first rule's before any has another's.
+    """
+    by_game: dict[Task, list[Clip]] = {}
+    for clip in _distinct(clips):
+        by_game.setdefault(clip.task, []).append(clip)
+    ranks = {id(c): i for shown in by_game.values() for i, c in enumerate(shown)}
+    left_out, used, kept = [], 0, set()
+    for clip in sorted(clips, key=lambda c: ranks.get(id(c), -1)):
+        if id(clip) not in ranks:
+            continue
         size = clip.path.stat().st_size
         if used + size > MAX_BYTES:
             left_out.append(f"{clip.video.file}: the page has enough videos already")
             continue
         used += size
-        by_row.setdefault((clip.task, clip.rule), []).append(_player(clip))
+        kept.add(id(clip))
     rows = [
         tag(
             "div",
-            tag(
-                "h3",
-                tag("span", class_="swatch", style=f"background:{colors[rule.name]}"),
-                f"{task.name} · {rule.name}",
-            ),
-            tag("div", join(players), class_="videos"),
+            tag("h3", task.name),
+            tag("div", join(_player(clip, colors) for clip in shown), class_="videos"),
             class_="keep",
         )
-        for (task, rule), players in by_row.items()
+        for task, of_game in by_game.items()
+        if (shown := [clip for clip in of_game if id(clip) in kept])
     ]
     return join(rows), left_out
 
 
-def _player(clip: Clip) -> Markup:
+def _distinct(clips: list[Clip]) -> list[Clip]:
+    """Return the clips without the random agents that an earlier rule began with.
+
+    They play from the cell's seed alone, so that an equal return is the same episode.
+    Its files may differ all the same: encoders promise no equal bytes.
+    """
+    seen: set[tuple[Task, int, float]] = set()
+    found = []
+    for clip in clips:
+        key = clip.task, clip.seed, clip.video.episode_return
+        if clip.video.stage != "random" or key not in seen:
+            found.append(clip)
+        if clip.video.stage == "random":
+            seen.add(key)
+    return found
+
+
+def _player(clip: Clip, colors: dict[str, str]) -> Markup:
     data = base64.b64encode(clip.path.read_bytes()).decode()
+    # A random agent has learned by no rule yet.
+    is_random = clip.video.stage == "random"
+    name: tuple[Child, ...] = (
+        ("random agent",)
+        if is_random
+        else (swatch(colors[clip.rule.name]), clip.rule.name)
+    )
     return tag(
         "figure",
+        tag("p", *name, class_="who"),
         tag(
             "video",
             src=f"data:{_TYPES[clip.path.suffix]};base64,{data}",
@@ -103,6 +137,7 @@ def _player(clip: Clip) -> Markup:
             loop=True,
             playsinline=True,
             preload="metadata",
+            poster=poster(clip.path),
             aria_label=f"{clip.task.name}, {clip.rule.name}, {clip.caption}",
         ),
         tag("figcaption", clip.caption),

@@ -10,6 +10,7 @@ from metarl.provenance import git_commit, package_versions
 from metarl.rule_files.listing import list_rules, show_rule
 from metarl.rule_files.loading import (
     BUILT_IN,
+    MODULE_SHA256,
     LoadedRule,
     find_rule,
     load_rule,
@@ -28,6 +29,7 @@ from metarl.rule_files.published import SEEN_BY_DISCO103, export_rule, import_ru
 
 __all__ = [
     "BUILT_IN",
+    "MODULE_SHA256",
     "SEEN_BY_DISCO103",
     "LoadedRule",
     "Manifest",

@@ -14,7 +14,6 @@ import errno
 import hashlib
 import io
 import os
-import secrets
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from metarl.atomic_files import write_synced
 from metarl.errors import UserError
 
 ARRAYS = "rule.npz"
@@ -79,24 +79,11 @@ def write(folder: Path, arrays: bytes, manifest: str) -> None:
         shutil.rmtree(stale, ignore_errors=True)
     new = folder.parent / f".{folder.name}.new-{os.getpid()}"
     new.mkdir()
-    _write_synced(new / ARRAYS, arrays)
-    _write_synced(new / MANIFEST, manifest.encode())
+    write_synced(new / ARRAYS, arrays)
+    write_synced(new / MANIFEST, manifest.encode())
     for path in carried:
         shutil.copy2(path, new / path.name)
     _swap(new, folder)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write one file so that no reader sees a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Process ids of several machines on one file system may be equal.
-    new = path.with_name(f".{path.name}.new-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        _write_synced(new, data)
-        new.replace(path)
-    except OSError:  # such as a full disk
-        new.unlink(missing_ok=True)
-        raise
 
 
 def read(folder: Path) -> tuple[bytes, str | None]:
@@ -155,13 +142,6 @@ def _is_current(folder: Path, descriptor: int) -> bool:
 def _read_at(name: str, folder: int) -> bytes:
     with open(os.open(name, os.O_RDONLY, dir_fd=folder), "rb") as file:
         return file.read()
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _refuse_foreign(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from pydantic import JsonValue
 
 from metarl.config import (
     ActorCriticConfig,
@@ -45,6 +46,9 @@ BUILT_IN: dict[str, RuleConfig] = {
 }
 """The hand-written rules that can be loaded by name, with their defaults."""
 
+MODULE_SHA256 = "module_sha256"
+"""Key of a manifest's `source`: of the text of the module that a user's class is in."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LoadedRule:
@@ -55,12 +59,14 @@ class LoadedRule:
       meta_params: its meta-parameters; an empty tree for a hand-written rule.
       manifest: configuration, origin, games seen.
       name: what tables and figures call it.
+      path: the folder (or bare npz file) that it was read from; None without one.
     """
 
     rule: UpdateRule
     meta_params: Params
     manifest: Manifest
     name: str
+    path: Path | None = None
 
     def status(self, game: str) -> Status:
         """Return whether ``game`` is seen, validation, held_out or unknown."""
@@ -97,7 +103,9 @@ def load_rule(path: str | Path) -> LoadedRule:
         raise UserError(f"{file}: its sha256 is not the one that manifest.json gives")
     arrays = rule_folder.unpack(data, where=file)
     rule = make_rule(manifest.config)
-    return LoadedRule(rule, check_params(rule, arrays, str(file)), manifest, name)
+    _require_same_module(manifest, where)
+    params = check_params(rule, arrays, str(file))
+    return LoadedRule(rule, params, manifest, name, where)
 
 
 def save_rule(folder: Path | str, meta_params: Params, manifest: Manifest) -> Manifest:
@@ -106,7 +114,8 @@ def save_rule(folder: Path | str, meta_params: Params, manifest: Manifest) -> Ma
     Args:
       folder: made where missing; a rule in it is replaced.
       meta_params: of the rule that ``manifest.config`` describes.
-      manifest: its hash and number of parameters are filled in.
+      manifest: its hash and number of parameters are filled in, and what the text of
+        a user's own class was.
 
     Returns:
       The manifest as written.
@@ -116,6 +125,7 @@ def save_rule(folder: Path | str, meta_params: Params, manifest: Manifest) -> Ma
     data = rule_folder.pack(arrays)
     written = manifest.model_copy(
         update={
+            "source": manifest.source | _module_of(manifest.config),
             "sha256": rule_folder.sha256(data),
             "num_parameters": sum(array.size for array in arrays.values()),
         }
@@ -247,6 +257,36 @@ def _load_class(name: str) -> LoadedRule:
     return LoadedRule(rule, params, manifest, name.partition(":")[2])
 
 
+def _require_same_module(manifest: Manifest, where: Path) -> None:
+    """Refuse a user's class whose text is not the one that its parameters belong to.
+
+    Args:
+      manifest: of the rule; one that does not tell (of an earlier version) is accepted.
+      where: its folder, for the message.
+
+    Raises:
+      UserError: the module was changed.
+    """
+    config, before = manifest.config, manifest.source.get(MODULE_SHA256)
+    if before is None or not isinstance(config, CustomConfig):
+        return
+    now = _module_of(config)[MODULE_SHA256]
+    if now != before:
+        raise UserError(
+            f"{where}: the module of {config.rule} is not what it was when this rule "
+            f"was written: its sha256 is {str(now)[:12]}, not {str(before)[:12]} "
+            "(bring the old text back, or meta-train anew)"
+        )
+
+
+def _module_of(config: RuleConfig) -> dict[str, JsonValue]:
+    """Return what to remember of the text of a user's class; nothing of other rules."""
+    if not isinstance(config, CustomConfig):
+        return {}
+    make_rule(config)  # imports it
+    return {MODULE_SHA256: rule_folder.sha256(source_of(config.rule))}
+
+
 def _load_bare(file: Path, name: str) -> LoadedRule:
     """Return published Disco weights without a manifest: nobody knows what they saw."""
     data = file.read_bytes()
@@ -266,7 +306,7 @@ def _load_bare(file: Path, name: str) -> LoadedRule:
         sha256=rule_folder.sha256(data),
         source={"file": file.name},
     )
-    return LoadedRule(rule, params, manifest, name)
+    return LoadedRule(rule, params, manifest, name, file)
 
 
 def _name_of(place: Path) -> str:

@@ -45,7 +45,8 @@ class Manifest(BaseModel):
     games_seen: tuple[str, ...] = ()
     """Task ids that the rule or any of its ancestors was meta-trained on."""
     seen_is_complete: bool = True
-    """False where the rule may have seen more games than are known."""
+    """False where the rule may have seen more games than are known, as all that are a
+    user's own class have."""
     games_validation: tuple[str, ...] = ()
     """Task ids used to tune or choose the rule or any of its ancestors."""
     parents: tuple[Parent, ...] = ()
@@ -59,13 +60,13 @@ class Manifest(BaseModel):
     versions: dict[str, str] = Field(default_factory=dict)
     commit: str | None = None
     source: dict[str, JsonValue] = Field(default_factory=dict)
-    """Where an imported rule comes from."""
+    """Where an imported rule comes from; of a user's own class, `module_sha256`."""
     agent: dict[str, JsonValue] = Field(default_factory=dict)
     """Settings of the agents and rollouts that the rule was meta-trained with."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _repeat_kind(cls, data: object) -> object:
+    def _follow_kind(cls, data: object) -> object:
         if not isinstance(data, dict) or "config" not in data:
             return data
         config = data["config"]
@@ -75,7 +76,11 @@ class Manifest(BaseModel):
             return data  # the field's own validation says what is wrong
         if data.get("kind", kind) != kind:
             raise ValueError(f"kind '{data['kind']}' but config.kind '{kind}'")
-        return {**data, "kind": kind}
+        data = {**data, "kind": kind}
+        if kind == "custom":
+            # Whoever wrote the class may have had any game in mind.
+            data["seen_is_complete"] = False
+        return data
 
     def to_json(self) -> str:
         """Return the text of `manifest.json`."""
@@ -170,12 +175,24 @@ def status(manifest: Manifest | None, game: str) -> Status:
     return "held_out"
 
 
-# EnvPool's only task ids that carry an option: the difficulty of a ProcGen game.
+# Task ids that carry an option. The difficulty of a ProcGen game:
 _PROCGEN = re.compile(
     r"(Bigfish|Bossfight|Caveflyer|Chaser|Climber|Coinrun|Dodgeball|Fruitbot|Heist"
     r"|Jumper|Leaper|Maze|Miner|Ninja|Plunder|Starpilot)(Easy|Hard|Exploration)-v\d+"
 )
+# As its authors register it (Cobbe et al. 2020): the difficulty is an argument there,
+# and part of the name in some forks.
+_PROCGEN_GYM = re.compile(r"procgen-([a-z]+)(-(easy|hard|extreme|memory|exploration))?")
 
+# The size of a board, of whatever game: `FrozenLake8x8`, `Go19x19`.
+_BOARD = re.compile(r"-?\d+x\d+")
+# MiniGrid's and BabyAI's further arguments: of rooms the size (S) and the rows (R), the
+# number of things or rooms (N), a random start or length, a layout's number, and how
+# much obstructs a maze.
+_MINIGRID = re.compile(
+    r"-?[SNR]\d+|-?Random|(?<=DistShift)\d+"
+    r"|(?<=ObstructedMaze)-(\dDlh?b?|\dQ|Full)"
+)
 
 _VERSION = re.compile(r"-v\d+$")
 # By which Gymnasium's variants of Atari games are told apart.
@@ -186,7 +203,10 @@ def game_identity(game: str) -> str:
     """Return what makes ``game`` that game, whatever its options, version and library.
 
     `Pong-v5`, `gym:ALE/Pong-v5` and `gym:PongNoFrameskip-v4` are one game, as are
-    `CartPole-v1`, `phys2d/CartPole-v1` and `gym:CartPole-v0`.
+    `CartPole-v1`, `phys2d/CartPole-v1` and `gym:CartPole-v0`, and `CoinrunHard-v0` and
+    `gym:procgen:procgen-coinrun-v0`. All sizes of a board are one game, too:
+    `FrozenLake-v1` and `FrozenLake8x8-v1`, `MiniGrid-Empty-8x8-v0` and
+    `MiniGrid-Empty-Random-5x5-v0`.
     """
     if match := _PROCGEN.fullmatch(game):
         return f"procgen {match[1]}"
@@ -194,7 +214,12 @@ def game_identity(game: str) -> str:
     if game.startswith("gym:"):
         # A module that registers it may stand before its name.
         name = _VARIANT.sub("", name.rpartition(":")[2])
-    return name.rpartition("/")[2]
+        if match := _PROCGEN_GYM.fullmatch(name.rpartition("/")[2].lower()):
+            return f"procgen {match[1].capitalize()}"
+    name = _BOARD.sub("", name.rpartition("/")[2])
+    if name.startswith(("MiniGrid-", "BabyAI-")):
+        name = _MINIGRID.sub("", name)
+    return name
 
 
 def _union(games: Iterable[Iterable[str]]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from metarl.atomic_files import write_file
 from metarl.config import DiscoConfig
 from metarl.errors import UserError
 from metarl.rule_files import folder as rule_folder
@@ -125,7 +126,7 @@ def export_rule(rule: str | Path, out: Path | str) -> Path:
     if out.exists():
         raise UserError(f"output '{out}' exists; name a new file")
     arrays = to_published(jax.device_get(loaded.meta_params))
-    rule_folder.write_file(out, rule_folder.pack(arrays))
+    write_file(out, rule_folder.pack(arrays))
     return out
 
 

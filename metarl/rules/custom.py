@@ -9,12 +9,18 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import weakref
+from types import ModuleType
 
 from metarl.errors import UserError, nearest
 from metarl.rules.base import UpdateRule
 from metarl.user_modules import see_working_directory
 
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+_TEXTS: weakref.WeakKeyDictionary[ModuleType, bytes] = weakref.WeakKeyDictionary()
+"""Of modules, as they were when a rule was first made of them: a file that is edited
+later is not what runs."""
 
 
 def is_class_name(text: str) -> bool:
@@ -32,6 +38,8 @@ def make_custom(name: str) -> UpdateRule:
     """
     module_name, _, class_name = name.partition(":")
     module = _import(module_name, name)
+    if module not in _TEXTS:
+        _TEXTS[module] = _text_of(module)
     if not hasattr(module, class_name):
         names = [n for n in vars(module) if not n.startswith("_")]
         raise UserError(
@@ -60,15 +68,22 @@ def make_custom(name: str) -> UpdateRule:
 
 
 def source_of(name: str) -> bytes:
-    """Return the text of the module of `module:Class`, which was imported before."""
-    file = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
+    """Return the text of the module of `module:Class`, as it was when it was imported.
+
+    Empty where it has no file.
+    """
+    return _TEXTS[sys.modules[name.partition(":")[0]]]
+
+
+def _text_of(module: ModuleType) -> bytes:
+    file = getattr(module, "__file__", None)
     if file is None:
         return b""
     with open(file, "rb") as source:
         return source.read()
 
 
-def _import(module_name: str, name: str) -> object:
+def _import(module_name: str, name: str) -> ModuleType:
     working_directory = see_working_directory()
     try:
         return importlib.import_module(module_name)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from metarl.rule_files import folder as rule_folder
+from metarl.atomic_files import write_file
 
 METRICS = "metrics.jsonl"
 
@@ -78,7 +78,7 @@ def _drop_rows_after(path: Path, position: Position | None) -> None:
     if not path.exists():
         return
     kept = [] if position is None else [*_rows_until(path, position)]
-    rule_folder.write_file(path, b"".join(kept))
+    write_file(path, b"".join(kept))
 
 
 def _rows_until(path: Path, position: Position) -> Iterator[bytes]:

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from metarl.atomic_files import write_file
 from metarl.config import TrackingConfig
 from metarl.console import say
-from metarl.rule_files import folder as rule_folder
 from metarl.tracking.metrics_file import MetricsFile, Position
 from metarl.tracking.names import RunLabels, flat_config
 from metarl.tracking.wandb_mode import Mode, wandb_mode
@@ -109,6 +109,8 @@ class Tracker:
             if run is None:
                 return
             import wandb
+
+            from metarl.rule_files import folder as rule_folder  # imports JAX
 
             arrays, manifest = rule_folder.read(rule_dir)
             name = f"{self._labels.name}-{rule_dir.name}"
@@ -302,5 +304,5 @@ def _run_id(run_dir: Path) -> str:
         if stored := path.read_text().strip():
             return stored
     run_id = secrets.token_hex(4)
-    rule_folder.write_file(path, f"{run_id}\n".encode())
+    write_file(path, f"{run_id}\n".encode())
     return run_id

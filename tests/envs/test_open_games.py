@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import gymnasium
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from gymnasium import spaces
 
 from metarl.config import ActorCriticConfig, EnvironmentConfig
 from metarl.envs import open_games
+from metarl.envs.gymnasium_pool import GymnasiumPicture
 from metarl.envs.open_games import Interface, describe
 from metarl.envs.pool import Pool
 from metarl.envs.suites import get_game
@@ -54,6 +57,11 @@ for name, options in {
     gymnasium.register(name, lambda options=options: Counting(**options))
 
 
+COUNTING_INTERFACE = describe(
+    "gym:Counting-v0", Counting.observation_space, Counting.action_space
+)
+
+
 def played(name: str, actions: list[int], num_envs: int = 1) -> list:
     pool = Pool(name, CONFIG, num_envs=num_envs, seed=40)
     pool.reset()
@@ -70,6 +78,31 @@ def test_the_call_after_an_end_does_not_exist():
     assert [s.observations[0, 0] for s in steps] == [1, 2, 3, 0, 1, 2]
     # Our action 0 is the environment's 5; the reset pays nothing.
     assert [s.rewards[0] for s in steps] == [5, 5, 5, 0, 5, 5]
+
+
+def test_no_step_touches_the_filters_of_warnings(monkeypatch):
+    # They are the whole process's, and other threads may be at them.
+    pool = Pool("gym:CartPole-v1", CONFIG, num_envs=2, seed=1)
+    gymnasium.register("CountingShown-v0", lambda **_: Counting())
+    monkeypatch.setattr(
+        "metarl.envs.gymnasium_pool.interface_of", lambda _: COUNTING_INTERFACE
+    )
+    picture = GymnasiumPicture("gym:CountingShown-v0", seed=1)
+    monkeypatch.undo()
+    filters = list(warnings.filters)
+
+    def touched(*args, **kwargs):
+        raise AssertionError
+
+    pool.reset()
+    monkeypatch.setattr(warnings, "catch_warnings", touched)
+    for _ in range(3):
+        pool.step(np.zeros(2, np.int32))
+    picture.reset()
+    picture.step(np.zeros(1, np.int32))
+    assert warnings.filters == filters
+    picture.close()
+    pool.close()
 
 
 def test_a_time_limit_cuts_and_an_end_by_itself_wins():
@@ -243,9 +276,18 @@ def test_a_game_is_seen_under_all_its_names():
         "gym:CartPole-v0",
         "phys2d/CartPole-v1",
         "MazeEasy-v0",
+        "gym:procgen-maze-v0",
+        "gym:procgen:procgen-maze-v0",
+        "gym:procgen_gym/procgen-maze-easy-v0",
     ):
         assert status(manifest, name) == "seen", name
-    for name in ("gym:ALE/Boxing-v5", "gym:Acrobot-v1", "Maze-v0"):
+    for name in (
+        "gym:ALE/Boxing-v5",
+        "gym:Acrobot-v1",
+        "Maze-v0",
+        "gym:procgen-miner-v0",
+        "gym:maze-v0",
+    ):
         assert status(manifest, name) == "held_out", name
 
 

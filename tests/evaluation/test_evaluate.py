@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import os
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -11,14 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metarl import provenance
 from metarl.config import ActorCriticConfig, PolicyGradientConfig
 from metarl.errors import UserError
-from metarl.evaluation import evaluate, main, runner
+from metarl.evaluation import evaluate, main, results_tables, runner
 from metarl.evaluation.cells import plan
 from metarl.evaluation.results import Result
 from metarl.evaluation.runner import BatchRun
 from metarl.rollout import actor
-from metarl.rule_files import LoadedRule, new_manifest
+from metarl.rule_files import LoadedRule, load_rule, new_manifest, save_rule
 from metarl.rules import make_rule
 from metarl.rules.policy_gradient import PolicyGradient
 
@@ -56,6 +60,11 @@ def learned(folder: Path, seed: int) -> dict[str, object]:
     return {"result": stored["result"], "curve": stored["curve"]}
 
 
+def tracked(folder: Path, seed: int) -> list[dict[str, float | None]]:
+    path = folder / "tracking" / f"small__Catch-v0__seed{seed}" / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 class DivergingRule(PolicyGradient):
     def loss(self, *arguments):
         loss, metrics = super().loss(*arguments)
@@ -66,10 +75,39 @@ def test_an_agent_that_diverges_is_told_and_stored(tmp_path, capsys):
     config = PolicyGradientConfig()
     rule = LoadedRule(DivergingRule(config), {}, new_manifest(config), "small")
     run(tmp_path, "seeds=[1]", rule=rule)
-    warning = "warning: small__Catch-v0__seed1: the loss is not finite after "
-    assert capsys.readouterr().out.count(warning) == 1
     about = json.loads(cell_file(tmp_path, 1).read_text())["about"]
-    assert 0 < about["diverged_at_env_steps"] < 300
+    at = about["diverged_at_env_steps"]
+    assert 0 < at < 300
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if "warning" in x)
+    assert line == (
+        f"warning: small__Catch-v0__seed1: the loss is not finite at {at} env steps; "
+        "its agent may learn no more"
+    )
+
+
+def test_an_environment_that_pays_nan_is_told_and_stored_as_json(
+    tmp_path, monkeypatch, capsys
+):
+    drain = actor.Actor.drain_episodes
+
+    def paid_nan(self):
+        return [
+            [dataclasses.replace(e, returns=e.returns * np.nan) for e in of_cell]
+            for of_cell in drain(self)
+        ]
+
+    monkeypatch.setattr(actor.Actor, "drain_episodes", paid_nan)
+    (result,) = run(tmp_path, "seeds=[1]")
+    assert (result.mean_return, result.scored_episodes) == (None, 0)
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if "warning" in x)
+    assert line.startswith("warning: small__Catch-v0__seed1: the return of ")
+    assert line.endswith("; means with such a return are left out")
+    for path in (cell_file(tmp_path, 1), tmp_path / "results.json"):
+        json.loads(path.read_text(), parse_constant=pytest.fail)
+    stored = json.loads(cell_file(tmp_path, 1).read_text())
+    assert stored["about"]["nonfinite_return"] == result.episodes > 0
+    assert [row["mean_return"] for row in stored["curve"]] == [None] * 3
+    assert tracked(tmp_path, 1)[-1]["charts/episodic_return"] is None
 
 
 @pytest.mark.parametrize("replay", [[], REPLAY])
@@ -186,6 +224,24 @@ def test_a_finished_cell_is_left_alone_and_rules_may_join(tmp_path):
     ]
 
 
+def test_the_status_follows_what_is_known_of_the_rule(tmp_path, capsys):
+    (before,) = run(tmp_path, "seeds=[1]")
+    assert before.status == "held_out"
+    stored = json.loads(cell_file(tmp_path, 1).read_text())
+    capsys.readouterr()
+    # Of a seed that is not asked for too, but no other rule of the name.
+    (row,) = run(tmp_path, "seeds=[2]", rule=small_rule(games_seen=("Catch-v0",)))
+    assert row.status == "seen"
+    assert [line for line in capsys.readouterr().out.splitlines() if "status" in line]
+    with (tmp_path / "results.csv").open(newline="") as file:
+        table = [(r["seed"], r["status"]) for r in csv.DictReader(file)]
+    assert table == [("1", "seen"), ("2", "seen")]
+    now = json.loads(cell_file(tmp_path, 1).read_text())
+    assert now["result"].pop("status") == "seen"
+    assert stored["result"].pop("status") == "held_out"
+    assert now == stored
+
+
 def test_killed_between_cells_it_goes_on_with_the_missing_ones(tmp_path, monkeypatch):
     write_cell = runner.make_result
     made = []
@@ -208,6 +264,31 @@ def test_killed_between_cells_it_goes_on_with_the_missing_ones(tmp_path, monkeyp
     assert learned(tmp_path, 2) == learned(tmp_path / "whole", 2)
 
 
+def test_a_strange_file_in_the_folder_costs_no_cell(tmp_path, monkeypatch, capsys):
+    merges = []
+    merge_cells = results_tables.merge_cells
+    monkeypatch.setattr(
+        results_tables,
+        "merge_cells",
+        lambda place: merges.append(1) or merge_cells(place),
+    )
+    make_result = runner.make_result
+
+    def beside_a_stranger(*args, **kwargs):
+        (tmp_path / "cells").mkdir(exist_ok=True)
+        (tmp_path / "cells" / "strange.json").write_text("{")
+        return make_result(*args, **kwargs)
+
+    monkeypatch.setattr(runner, "make_result", beside_a_stranger)
+    for seeds in ([1, 2, 3], [1, 2, 3, 4]):  # it is there at the start, too
+        del merges[:]
+        rows = run(tmp_path, f"seeds={seeds}", "cells_at_once=3")
+        assert [row.seed for row in rows] == seeds
+        assert len(merges) == 2  # after the batch, and at the end
+    lines = [x for x in capsys.readouterr().out.splitlines() if "warning" in x]
+    assert [line.rpartition("; ")[2] for line in lines] == ["the tables are without it"]
+
+
 def test_other_settings_are_refused_before_anything_runs(tmp_path):
     run(tmp_path, "seeds=[1]")
     with pytest.raises(UserError, match="rollout_length = 6, not 5"):
@@ -223,8 +304,7 @@ def test_results_need_a_folder(tmp_path):
 
 def test_curves_are_tracked_by_cell(tmp_path):
     (result,) = run(tmp_path, "seeds=[1]")
-    path = tmp_path / "tracking" / "small__Catch-v0__seed1" / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = tracked(tmp_path, 1)
     assert [row["global_step"] for row in rows] == [
         row["env_steps"] for row in learned(tmp_path, 1)["curve"]
     ]
@@ -253,3 +333,38 @@ def test_the_resolved_settings_are_kept_with_each_cell(tmp_path):
     assert stored["settings"]["environment"]["options"] == {"height": 5, "width": 5}
     assert stored["settings"]["update_rule"]["num_bins"] == 5
     assert stored["about"]["versions"]["jax"] == jax.__version__
+    assert stored["about"]["versions"]["gymnasium"] == version("gymnasium")
+    assert stored["about"]["machine"]["cores"] == f"{os.cpu_count()} cores"
+
+
+@pytest.mark.skipif(provenance.git_commit() is None, reason="needs a checkout")
+def test_a_cell_says_whether_the_code_was_modified_when_it_began(tmp_path, monkeypatch):
+    asked = []
+
+    def git(folder, *arguments):
+        del folder
+        asked.append(arguments)
+        return "M a.py" if len(asked) == 1 else ""  # edited back in the meantime
+
+    provenance.is_modified.cache_clear()
+    monkeypatch.setattr(provenance, "_git", git)
+    run(tmp_path, "seeds=[1, 2]", "cells_at_once=1")
+    provenance.is_modified.cache_clear()
+    abouts = [json.loads(cell_file(tmp_path, i).read_text())["about"] for i in (1, 2)]
+    assert [about["modified"] for about in abouts] == [True, True]
+    assert len(asked) == 1
+
+
+def test_a_cell_says_where_its_rule_was_read_from(tmp_path):
+    place = tmp_path / "runs" / "a" / "rule"
+    built_in = load_rule("policy_gradient")
+    save_rule(place, {}, built_in.manifest)
+    results_dir = tmp_path / "results" / "deep"
+    overrides = [*TINY, "seeds=[1]", f"results_dir={results_dir}"]
+    evaluate([place, built_in], overrides=overrides)
+    said = {
+        path.name.partition("__")[0]: json.loads(path.read_text())["about"]
+        for path in (results_dir / "cells").iterdir()
+    }
+    assert said["rule"]["rule_path"] == "../../runs/a/rule"
+    assert "rule_path" not in said["policy_gradient"]

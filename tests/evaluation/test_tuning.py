@@ -12,7 +12,8 @@ from metarl.errors import UserError
 from metarl.evaluation import evaluate, tuning
 from metarl.evaluation.cells import Tuned, plan
 from metarl.evaluation.jobs import Jobs
-from metarl.evaluation.results import Result, make_result, read_cells
+from metarl.evaluation.results import Result, make_result, read_cells, write_cell
+from metarl.evaluation.tuning_grid import Grid, plan_grids
 
 TINY = [
     "environment.num_envs=4",
@@ -27,18 +28,18 @@ CATCH = "environment.suite=catch_5x5"
 RATES = "tuning.learning_rates=[1e-3, 1e-2]"
 
 
-def grids(rules: list[str], *overrides: str) -> list[tuning.Grid]:
-    return tuning.plan_grids(plan(rules, overrides=overrides), (), overrides)
+def grids(rules: list[str], *overrides: str) -> list[Grid]:
+    return plan_grids(plan(rules, overrides=overrides), (), overrides)
 
 
-def rates_of(grid: tuning.Grid) -> list[set[float]]:
+def rates_of(grid: Grid) -> list[set[float]]:
     return [
         {cell.settings.agent.optimizer.learning_rate for cell in option}
         for option in grid.tries
     ]
 
 
-def rows(grid: tuning.Grid, *returns: list[float | None]) -> list[list[Result]]:
+def rows(grid: Grid, *returns: list[float | None]) -> list[list[Result]]:
     return [
         [
             make_result(
@@ -55,7 +56,6 @@ def rows(grid: tuning.Grid, *returns: list[float | None]) -> list[list[Result]]:
 
 def test_it_is_off_unless_rates_are_given():
     assert grids(["actor_critic"], CATCH) == []
-    assert grids(["actor_critic"], CATCH, "tuning.seeds=[1, 2]") == []
 
 
 def test_every_rule_that_learns_gets_the_same_grid():
@@ -118,6 +118,16 @@ def test_games_of_the_same_family_come_first():
         ([CATCH, "tuning.factors=[2, 2]", *TRIED], r"tuning\.factors: .*each once"),
         ([CATCH, RATES, *TRIED, "tuning.seeds=[]"], r"tuning\.seeds: \[\]"),
         ([CATCH, RATES, "tuning.games=[Pogn]"], "unknown game 'Pogn'"),
+        (
+            [CATCH, "tuning.games=[CartPole-v1]"],
+            r"tuning\.games: \['CartPole-v1'\] is for a grid, .*learning_rates or",
+        ),
+        (
+            [CATCH, "tuning.factors=[1e38]", "agent.optimizer.learning_rate=9", *TRIED],
+            r"tuning: a learning rate of 9e\+38 must be a number that 32 bits hold",
+        ),
+        ([CATCH, "tuning.seeds=[1, 2]"], r"tuning\.seeds: \[1, 2\] is for a grid"),
+        ([CATCH, "tuning.env_steps=9"], r"tuning\.env_steps: 9 is for a grid"),
         (
             [
                 "environment.games=[Catch-v0, MiniGrid-Unlock-v0]",
@@ -216,8 +226,9 @@ def test_tries_are_resumed_and_the_choice_is_recorded(tmp_path):
     # Done, with everything; and other settings are refused.
     assert evaluate(["policy_gradient"], overrides=settings) == found[:2]
     message = r"tuning\.learning_rates = \[0\.001, 0\.01\], not nothing"
+    untuned = [o for o in settings if o not in (RATES, *TRIED)]
     with pytest.raises(UserError, match=message):
-        evaluate(["policy_gradient"], overrides=[o for o in settings if o != RATES])
+        evaluate(["policy_gradient"], overrides=untuned)
 
 
 def test_parts_begin_with_different_tries(tmp_path):
@@ -229,7 +240,7 @@ def test_parts_begin_with_different_tries(tmp_path):
 
     settings = [CATCH, *TINY, RATES, *TRIED]
     cells = plan(["policy_gradient", "actor_critic"], overrides=settings)
-    planned = tuning.plan_grids(cells, (), settings)
+    planned = plan_grids(cells, (), settings)
     for job in (Jobs(1, 2), Jobs(2, 2)):
         begin = (job.index - 1) / job.count
         assert (
@@ -249,3 +260,130 @@ def test_a_tuned_cell_differs_from_an_untuned_one_of_the_same_rate():
     identity = dataclasses.replace(cell, tuning=tuned).identity()
     assert json.loads(json.dumps(identity)) == identity
     assert {k: v for k, v in identity.items() if k != "tuning"} == cell.identity()
+
+
+def store(cell, folder: Path) -> None:
+    done = make_result(cell, env_steps=200, episodes=1, last_returns=[1.0])
+    write_cell(folder, cell, done, [], {})
+
+
+@pytest.mark.parametrize(
+    ("stored_with", "message"),
+    [
+        ([], r"tuning\.learning_rates = nothing, not \[0\.001, 0\.01\]"),
+        (
+            ["tuning.learning_rates=[1e-3]", *TRIED],
+            r"tuning\.learning_rates = \[0\.001\], not \[0\.001, 0\.01\]",
+        ),
+        ([RATES, *TRIED, "tuning.seeds=[8]"], r"tuning\.seeds = \[8\], not \[7\]"),
+        ([RATES, *TRIED, "rollout_length=5"], "rollout_length = 5, not 6"),
+    ],
+)
+def test_another_grid_is_refused_before_any_try(tmp_path, stored_with, message):
+    before = [CATCH, *TINY, *stored_with]
+    (cell, _) = plan(["actor_critic"], overrides=before)
+    for grid in grids(["actor_critic"], *before):
+        tuned = tuning.choose(grid, rows(grid, *[[1.0]] * len(grid.rates)))
+        cell = dataclasses.replace(cell, tuning=tuned)
+    store(cell, tmp_path)
+    with pytest.raises(UserError, match=message):
+        evaluate(
+            ["actor_critic"],
+            overrides=[CATCH, *TINY, RATES, *TRIED, f"results_dir={tmp_path}"],
+        )
+    assert not (tmp_path / "tuning").exists()
+
+
+def test_a_try_of_other_settings_is_refused_before_any_try(tmp_path):
+    (grid,) = grids(
+        ["actor_critic"], CATCH, *TINY, RATES, *TRIED, "tuning.env_steps=90"
+    )
+    (tried,) = grid.tries[1]
+    last = tmp_path / "tuning" / "learning_rate=0.01"
+    store(tried, last)
+    with pytest.raises(UserError, match="env_steps = 90, not 100"):
+        evaluate(
+            ["actor_critic"],
+            overrides=[CATCH, *TINY, RATES, *TRIED, f"results_dir={tmp_path}"],
+        )
+    assert list((tmp_path / "tuning").iterdir()) == [last]
+
+
+def test_a_finished_tuned_cell_is_accepted_whatever_was_chosen(tmp_path):
+    settings = [CATCH, *TINY, RATES, *TRIED]
+    (grid,) = grids(["actor_critic"], *settings)
+    cells = plan(["actor_critic"], overrides=settings)
+    best = grid.chosen(1, score="rank", scores=(0.0, 1.0))
+    for cell in tuning.tuned_cells(cells, [grid], tmp_path, train_as(best)):
+        store(cell, tmp_path)
+    again = tuning.tuned_cells(cells, [grid], tmp_path, train_as(best))
+    assert [cell.tuning.chosen for cell in again] == [1e-2, 1e-2]
+
+
+def train_as(best: Tuned):
+    """Return a training by which one rate is the best."""
+
+    def train(cells, folder: Path) -> bool:
+        for cell in cells:
+            rate = cell.settings.agent.optimizer.learning_rate
+            good = float(rate == best.chosen)
+            done = make_result(cell, env_steps=9, episodes=1, last_returns=[good])
+            write_cell(folder, cell, done, [], {})
+        return True
+
+    return train
+
+
+def test_what_is_said_names_what_was_tried(tmp_path, capsys):
+    factors = "tuning.factors=[0.5, 1, 2]"
+    settings = ["environment.suite=catch_5x5", factors, *TRIED]
+    (grid,) = grids(["ppo"], *settings)
+    cells = plan(["ppo"], overrides=settings)
+    # PPO's rate is 1e-3 on Catch, and 2.5e-4 on what it was tried on.
+    tried = grid.chosen(1, score="rank", scores=(0.0, 1.0, 0.0))
+    assert tried.chosen == 1e-3
+    train = train_as(dataclasses.replace(tried, chosen=2.5e-4))
+    (tuned, *_) = tuning.tuned_cells(cells, [grid], tmp_path, train)
+    assert capsys.readouterr().out.splitlines() == [
+        "tuned: ppo on CartPole-v1: factor 1, learning rate 0.001 where it is scored "
+        "(mean rank of 0.5: 0.5, 1: 2, 2: 0.5)"
+    ]
+    assert tuned.tuning.factors == (0.5, 1.0, 2.0)
+    assert "factors" not in tuned.identity()["tuning"]
+
+
+def test_a_factor_multiplies_the_own_rate_of_every_game_of_a_family(tmp_path, capsys):
+    # Of PPO's: 2.5e-4 on the one, like all vectors of numbers, and 1e-3 on the other.
+    names = ["gym:CartPole-v1", "gym:FrozenLake-v1"]
+    settings = [
+        f"environment.games={json.dumps(names)}",
+        "tuning.factors=[0.5, 2]",
+        "tuning.games=[Acrobot-v1]",
+        "env_steps=10000",
+        "seeds=[1]",
+    ]
+    cells = plan(["ppo"], overrides=settings)
+    own = {cell.game: cell.settings.agent.optimizer.learning_rate for cell in cells}
+    assert own == {names[0]: 2.5e-4, names[1]: 1e-3}
+    for order in (cells, cells[::-1]):
+        (grid,) = plan_grids(order, (), settings)
+        assert rates_of(grid) == [{1.25e-4}, {5e-4}]
+        best = grid.chosen(1, score="rank", scores=(0.0, 1.0))
+        folder = tmp_path / order[0].name
+        train = train_as(dataclasses.replace(best, chosen=5e-4))
+        tuned = tuning.tuned_cells(order, [grid], folder, train)
+        assert {
+            cell.game: cell.settings.agent.optimizer.learning_rate for cell in tuned
+        } == {names[0]: 5e-4, names[1]: 2e-3}
+        records = {cell.game: cell.identity()["tuning"] for cell in tuned}
+        assert records[names[0]]["learning_rates"] == [1.25e-4, 5e-4]
+        assert records[names[1]]["learning_rates"] == [5e-4, 2e-3]
+        assert [records[name]["chosen"] for name in names] == [5e-4, 2e-3]
+        for cell in tuned:
+            store(cell, folder)
+        again = tuning.tuned_cells(order, [grid], folder, train)
+        assert [cell.tuning for cell in again] == [cell.tuning for cell in tuned]
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "tuned: ppo on Acrobot-v1: factor 2, learning rate 0.0005 or 0.002 where it is "
+        "scored, at the edge of the grid (mean rank of 0.5: 0, 2: 1)"
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +23,7 @@ from metarl.config import (
     RandomConfig,
 )
 from metarl.envs import suites, tasks
-from metarl.evaluation import evaluate, mp4, videos
+from metarl.evaluation import command, evaluate, mp4, unfilmed, videos
 from metarl.evaluation.cells import Cell, plan
 from metarl.evaluation.recording import (
     Recording,
@@ -274,7 +276,7 @@ def test_each_stage_shows_the_agent_of_its_time(tmp_path, monkeypatch):
         return lambda *_: 0
 
     monkeypatch.setattr(videos, "agent_policy", film)
-    monkeypatch.setattr(videos.results, "add_videos", lambda *_: None)
+    monkeypatch.setattr(videos.amendments, "add_videos", lambda *_: None)
     camera.film({cell.name: _Shown() for cell in cells})
     steps = sorted(weights[1])
     assert [age for age, _ in filmed] == [steps[0], steps[-1]]
@@ -282,6 +284,107 @@ def test_each_stage_shows_the_agent_of_its_time(tmp_path, monkeypatch):
         jax.tree.map(np.testing.assert_array_equal, params, weights[1][age])
     first, last = (jax.tree.leaves(params)[0] for _, params in filmed)
     assert (first != last).any()
+
+
+@pytest.mark.parametrize("moment", ["killed", "told to stop"])
+def test_what_a_process_did_not_come_to_film_the_next_one_films(
+    folders, tmp_path, monkeypatch, moment
+):
+    def run(**kwargs) -> None:
+        own = ["videos=true", "seeds=[1, 2]", f"results_dir={tmp_path}"]
+        evaluate([_rule()], overrides=[*TINY, *own], **kwargs)
+
+    class Killed(BaseException):
+        """No code catches it, as none would a kill."""
+
+    def die(*args, **kwargs):
+        raise Killed
+
+    if moment == "told to stop":
+        # The last cell is stored: the films are left.
+        run(told_to_stop=(tmp_path / "cells/small__Catch-v0__seed2.json").is_file)
+    else:
+        monkeypatch.setattr(videos._Shoot, "_record", die)
+        with pytest.raises(Killed):
+            run()
+        monkeypatch.undo()
+        monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert len(list((tmp_path / ".unfilmed").iterdir())) == 1
+    assert [cell.videos for cell in read_cells(tmp_path)] == [(), ()]
+    monkeypatch.setattr(BatchRun, "run", die)  # nothing is trained again
+    run()
+    for killed, whole in zip(
+        read_cells(tmp_path), read_cells(folders["with"]), strict=True
+    ):
+        assert killed.videos == whole.videos
+        assert killed.curve == whole.curve
+        for video in killed.videos:
+            one, other = (folder / video.file for folder in (tmp_path, folders["with"]))
+            np.testing.assert_array_equal(_decode(one)[0], _decode(other)[0])
+    assert not (tmp_path / ".unfilmed").exists()
+
+
+def test_a_stop_while_filming_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(
+        command, "stop_signals", lambda *_: contextlib.nullcontext(lambda: any(asked))
+    )
+    film = videos._Shoot._record
+
+    def told_meanwhile(*args):
+        asked.append(True)
+        return film(*args)
+
+    overrides = [*TINY[1:], "videos=true", "seeds=[1]", f"results_dir={tmp_path}"]
+    given = ["actor_critic"], "catch_5x5", [], overrides
+    with monkeypatch.context() as patch:
+        patch.setattr(videos._Shoot, "_record", told_meanwhile)
+        assert command.main(*given) == 75
+    words = ["metarl", "evaluate", *given[0], "--suite", given[1], *overrides]
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"stopped, with agents left to film; go on with: {shlex.join(words)}"
+    )
+    assert [video.stage for video in read_cells(tmp_path)[0].videos] == ["random"]
+    # A stop that comes too late to leave anything is none.
+    assert command.main(*given) == 75
+    del asked[:]
+    assert command.main(*given) == 0
+    asked.append(True)
+    assert command.main(*given) == 0
+    assert len(read_cells(tmp_path)[0].videos) == 3
+
+
+def test_a_result_that_came_second_is_dropped_with_its_agents(
+    tmp_path, monkeypatch, capsys
+):
+    own = ["videos=true", "seeds=[1]", f"results_dir={tmp_path}"]
+    (cell,) = plan([_rule()], overrides=[*TINY, *own])
+    learn = BatchRun.run
+
+    def another_is_first(*args, **kwargs):
+        first = make_result(cell, env_steps=300, episodes=1, last_returns=[0.125])
+        assert write_cell(tmp_path, cell, first, [], {})
+        learn(*args, **kwargs)
+
+    monkeypatch.setattr(BatchRun, "run", another_is_first)
+    (row,) = evaluate([_rule()], overrides=[*TINY, *own])
+    assert row.mean_return == 0.125
+    (stored,) = read_cells(tmp_path)
+    assert (stored.result, stored.curve, stored.videos) == (row, (), ())
+    assert not (tmp_path / ".unfilmed").exists()
+    assert not (tmp_path / "videos").exists()
+    assert f"{cell.name} was stored by another process" in capsys.readouterr().out
+
+
+def test_agents_of_other_settings_are_not_filmed(tmp_path):
+    film = _Film(_rule(), "seeds=[3]")
+    (cell,) = film.store(tmp_path)
+    (other,) = _Film(_rule(), "seeds=[3]", "rollout_length=5").store(tmp_path / "other")
+    unfilmed.store(tmp_path, other, [])
+    assert unfilmed.is_waiting(tmp_path, cell)
+    videos.film_left(tmp_path, [cell], never)
+    assert not unfilmed.is_waiting(tmp_path, cell)
+    assert read_cells(tmp_path)[0].videos == ()
 
 
 class _Film:
@@ -315,6 +418,7 @@ def _film(folder: Path, film: _Film, told_to_stop=never) -> _Shown:
     (name,) = (cell.name for cell in film.store(folder))
     camera, shown = Camera(folder, film), _Shown()
     camera.keep(film.runs[0])
+    camera.secure(film.runs[0])
     camera.film({name: shown}, told_to_stop)
     return shown
 
@@ -355,6 +459,20 @@ def test_a_video_that_fails_is_one_line_and_leaves_nothing(
     assert _film(tmp_path, _Film(_rule(), "seeds=[3]")) == []
     warnings = [x for x in capsys.readouterr().out.splitlines() if "filming" not in x]
     assert warnings == ["warning: no video of small__Catch-v0__seed3: the screen broke"]
+    assert list((tmp_path / "videos").iterdir()) == []
+    assert (tmp_path / ".unfilmed").is_dir()  # to try again
+    assert read_cells(tmp_path)[0].videos == ()
+
+
+def test_an_episode_whose_return_is_nan_has_no_video(tmp_path, monkeypatch, capsys):
+    def pay_nan(*args, on_frame, **kwargs):
+        del args, kwargs
+        on_frame(np.zeros((32, 32, 3), np.uint8))
+        return Recording(float("nan"), 1, 1, False)
+
+    monkeypatch.setattr(videos, "record_episode", pay_nan)
+    assert _film(tmp_path, _Film(_rule(), "seeds=[3]")) == []
+    assert "seed3: the return of the episode is not finite" in capsys.readouterr().out
     assert list((tmp_path / "videos").iterdir()) == []
     assert read_cells(tmp_path)[0].videos == ()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from metarl.evaluation import evaluate
-from metarl.evaluation.results import read_curves
+from metarl.evaluation.results import read_cells
 from metarl.rule_files import import_rule
 
 
@@ -68,13 +68,13 @@ def test_disco103_learns_catch_within_1000_updates(tmp_path: Path, reference: Pa
         ],
     )
     learned = {
-        seed
-        for (_, _, seed), curve in read_curves(tmp_path).items()
+        record.result.seed
+        for record in read_cells(tmp_path)
         if any(
             point.mean_return is not None
             and point.mean_return >= 0.9
             and point.agent_updates <= 1000
-            for point in curve
+            for point in record.curve
         )
     }
     assert len(learned) >= 4

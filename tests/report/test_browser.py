@@ -179,6 +179,17 @@ def test_the_page_works_alone(browser, page):
     assert requests == {"file", "data"}
 
 
+def test_on_paper_videos_are_pictures_and_short_lists_are_open(browser, page):
+    browser.open(page)
+    controls = "document.querySelector('video').controls"
+    opened = "document.querySelector('#origin details').open"
+    assert (browser.run(controls), browser.run(opened)) == (True, False)
+    browser.run("dispatchEvent(new Event('beforeprint'))")
+    assert (browser.run(controls), browser.run(opened)) == (False, True)
+    browser.run("dispatchEvent(new Event('afterprint'))")
+    assert browser.run(controls) is True
+
+
 def column(browser: Browser, index: int) -> list[str]:
     return browser.run(
         "[...document.querySelectorAll('#table-scores tbody tr')]"
@@ -232,4 +243,13 @@ def test_nothing_is_wider_than_a_phone(browser, page):
         "[...document.images].every((x) => x.getBoundingClientRect().width > 300)"
     )
     assert narrow
+    # A table of 15 columns scrolls, says so, and keeps its first column in sight.
+    hints = "[...document.querySelectorAll('#scores .hint')].map((x) => x.offsetHeight)"
+    assert min(browser.run(hints)) > 0
+    place = (
+        "document.querySelector('#table-scores tbody th').getBoundingClientRect().left"
+    )
+    before = browser.run(place)
+    browser.run("document.querySelector('#scores .wide').scrollLeft = 300")
+    assert browser.run(place) == before
     browser.call("Emulation.clearDeviceMetricsOverride")

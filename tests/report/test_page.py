@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import html.parser
+import io
+import json
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-from report_cells import ABOUT, make_cell, store, store_all
+from report_cells import ABOUT, make_cell, spoil, store, store_all
 
+from metarl.evaluation import results
+from metarl.evaluation.mp4 import Mp4Writer
 from metarl.evaluation.results import Video
-from metarl.report import figures, write_report
-from metarl.report.markup import details, join, number, slug, table, tag
+from metarl.report import evaluation_tables, figures, write_report
+from metarl.report.inputs import read_inputs
+from metarl.report.markup import alike, details, join, number, slug, tag
+from metarl.report.posters import poster
+from metarl.report.scores import gather
+from metarl.report.tables import DataTable, render
+from metarl.report.videos import find_clips, show_clips
 
 SQUARE = Path(__file__).parents[1] / "data" / "square.mp4"
 SCRIPT = "<script>alert(1)</script>"
@@ -56,7 +67,8 @@ def test_text_is_escaped_wherever_it_is_put():
     )
     assert tag("p", tag("b", "<")) == "<p><b>&lt;</b></p>"
     assert join(["<", tag("br")], ", ") == "&lt;, <br>"
-    assert "<i>" not in details("<i>", "<i>") + table(["<i>"], [["<i>"]], numeric=[])
+    assert "<i>" not in details("<i>", "<i>")
+    assert "<i>" not in render(DataTable("<i>", ("<i>",), (("<i>",),)))
 
 
 def test_hostile_names_are_text_on_the_page_and_no_formula_in_csv(tmp_path):
@@ -80,6 +92,15 @@ def test_hostile_names_are_text_on_the_page_and_no_formula_in_csv(tmp_path):
             cells = [c for row in csv.reader(path.open(newline="")) for c in row]
             assert not any(cell.startswith(("=", "@", "+")) for cell in cells)
             assert f"'{FORMULA}" in cells
+
+
+def test_numbers_that_are_read_together_have_as_many_decimals():
+    assert alike([1.006, 0.9958, 1.0301]) == ["1.01", "1.00", "1.03"]
+    assert alike([0.0, -0.0033, 0.0051]) == ["0.000", "−0.003", "0.005"]
+    assert alike([-0.0001, 0.2]) == ["0.000", "0.200"]
+    assert alike([1234.5, 999.4]) == ["1,234", "999"]
+    assert alike([0.0, 0.0]) == ["0.00", "0.00"]
+    assert alike([0.00012, 0.0]) == ["0.000120", "0.000000"]
 
 
 def test_a_name_of_mathematics_is_drawn_as_it_is(tmp_path):
@@ -133,8 +154,10 @@ def test_the_sections_in_their_order(tmp_path):
         "game_Pong-v5",
     }
     assert "Every rule was run on every game with every seed." in text
+    methods = text[text.index('id="methods"') :]
+    assert "Intervals treat both as exact, also where they were measured" in methods
     # 8 cells of 36 s.
-    assert "machine hours</dt><dd>0.080</dd>" in text
+    assert "machine time</dt><dd>4m48s</dd>" in text
     for value in ("0123456789ab", "0.10.2", "cpu"):
         assert value in text
 
@@ -147,7 +170,7 @@ def test_cautions_name_what_is_amiss(tmp_path):
     text, _ = report(tmp_path)
     cautions = text[text.index("Before you read") : text.index("</aside>")]
     for sentence in (
-        "2 of 2 pairs of rule and game have one seed",
+        "2 of 2 pairs of rule and game have a single seed",
         "Cells come from 2 commits.",
         "Not run, of the grid of rules, games and seeds: 2 cells.",
         "Scored on fewer than 100 episodes: 2 cells.",
@@ -157,14 +180,37 @@ def test_cautions_name_what_is_amiss(tmp_path):
     assert "no episode finished" in text
 
 
+def test_a_grid_that_is_half_done_has_no_interval_yet(tmp_path):
+    finals = {"Pong-v5": [1.0, 2.0], "Boxing-v5": [40.0, 60.0]}
+    store_all(tmp_path, {("actor_critic", game): x for game, x in finals.items()})
+    finals = {"Pong-v5": [10.0], "Boxing-v5": [90.0, 99.0]}
+    store_all(tmp_path, {("mine", game): x for game, x in finals.items()})
+    text, _ = report(tmp_path)
+    assert "1 of 4 pairs of rule and game has a single seed" in text
+    assert "It has no interval, since it has a single seed on some game" in text
+    with (tmp_path / figures.FOLDER / "iqm_held_out-human.csv").open() as file:
+        ends = {row["rule"]: bool(row["low"]) for row in csv.DictReader(file)}
+    assert ends == {"mine": False, "actor_critic": True}
+    for kind in ("improvement", "profile", "efficiency"):
+        path = tmp_path / figures.FOLDER / f"{kind}_held_out-human.csv"
+        rows = list(csv.DictReader(path.open()))
+        assert any(row["rule"] == "mine" for row in rows)
+        assert not any(row["low"] for row in rows if row["rule"] == "mine")
+
+
 def test_rules_that_played_other_games_by_one_name_are_told(tmp_path):
     sticky = "environment.atari.sticky_actions=0.25"
     colour = "environment.atari.grayscale=false"  # what is seen, not what is played
     for game, given in (("Pong-v5", sticky), ("Boxing-v5", colour)):
         store(tmp_path, make_cell("actor_critic", game, 1), 1.0)
         store(tmp_path, make_cell("mine", game, 1, given), 1.0)
-    store(tmp_path, make_cell("random", "Catch-v0", 1, sticky), 0.0)
-    store(tmp_path, make_cell("mine", "Catch-v0", 1), 0.0)
+    # Options of Atari that a rule brings are with its other games too, for nothing.
+    for rule in ("random", "mine"):
+        store(tmp_path, make_cell(rule, "Catch-v0", 1), 0.0)
+    path = results.cell_path(tmp_path, make_cell("random", "Catch-v0", 1))
+    tree = json.loads(path.read_text())
+    tree["settings"]["environment"]["atari"]["sticky_actions"] = 0.25
+    path.write_text(json.dumps(tree))
     text, _ = report(tmp_path)
     said = "rules: Pong-v5 (sticky_actions = 0.25 and 0.0)."
     assert text.count("Not the same game to all rules") == text.count(said) == 1
@@ -173,7 +219,10 @@ def test_rules_that_played_other_games_by_one_name_are_told(tmp_path):
 def test_where_no_episode_finished_there_is_a_page_all_the_same(tmp_path):
     store(tmp_path, make_cell("random", "Pong-v5", 1), None)
     text, elements = report(tmp_path)
-    assert "<title>random</title>" in text
+    assert "<title>random on 1 game</title>" in text
+    assert '<th scope="row" data-value="Pong-v5">Pong-v5</th>' in text
+    assert "no agent finished an episode" in text
+    assert "Every game has normalised scores." not in text
     assert "Left out: Pong-v5 (no return of any rule)." in text
     assert len(elements.named("img")) == 1
 
@@ -206,6 +255,43 @@ def test_a_game_with_a_seed_that_finished_no_episode_is_not_aggregated(tmp_path)
     assert f"Left out: Boxing-v5 ({why})." in text
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_game_with_a_return_that_is_not_finite_is_not_aggregated(tmp_path, bad):
+    store_all(
+        tmp_path,
+        {
+            ("actor_critic", "Pong-v5"): [1.0, 2.0],
+            ("actor_critic", "Boxing-v5"): [90.0, 91.0],
+            ("actor_critic", "Breakout-v5"): [20.0, 21.0],
+            ("actor_critic", "Qbert-v5"): [5.0],
+        },
+    )
+    for game, seed in (("Boxing-v5", 2), ("Qbert-v5", 1)):
+        spoil(tmp_path, make_cell("actor_critic", game, seed), bad)
+    text, _ = report(tmp_path)
+    cautions = text[text.index("Before you read") : text.index("</aside>")]
+    assert (
+        "The return is not finite in 2 cells, whose game is in no aggregate: "
+        "actor_critic on Boxing-v5, seed 2, actor_critic on Qbert-v5, seed 1."
+    ) in cautions
+    assert "Aggregated over 2 games: Breakout-v5, Pong-v5." in text
+    why = "in some seeds the return is not finite: actor_critic"
+    assert f"Left out: Boxing-v5 ({why})." in text
+    assert "no agent has a finite return" in text
+    assert "finished an episode" not in text
+    card = (tmp_path / figures.FOLDER / "game_Qbert-v5.csv").read_text()
+    assert card.count("actor_critic,1,") == 2
+
+
+def test_a_rule_with_less_than_half_of_the_games_is_told(tmp_path):
+    games = ("Boxing-v5", "Breakout-v5", "Pong-v5")
+    store_all(tmp_path, {("mine", game): [90.0, 91.0] for game in games})
+    for game in games[:2]:
+        store(tmp_path, make_cell("mine", game, 3), None)
+    text, _ = report(tmp_path)
+    assert "Left out: Pong-v5 (no rule has scores on half of these games)." in text
+
+
 def test_a_rule_with_few_of_the_games_takes_none_from_the_others(tmp_path):
     store_all(
         tmp_path,
@@ -216,7 +302,7 @@ def test_a_rule_with_few_of_the_games_takes_none_from_the_others(tmp_path):
     )
     text, _ = report(tmp_path)
     assert "Aggregated over 3 games: Boxing-v5, Breakout-v5, Pong-v5." in text
-    assert "Not compared here: mine, which lacks some of these games." in text
+    assert "Not compared here: mine, which lacks scores on some of them." in text
 
 
 def test_figures_of_an_earlier_report_go_and_other_files_stay(tmp_path):
@@ -269,6 +355,54 @@ def test_videos_are_read_from_their_results_alone(tmp_path, file, problem):
         assert f"{file}: {problem}" in text
 
 
+def test_a_video_has_a_picture_of_its_middle(tmp_path):
+    av = pytest.importorskip("av")
+    path = tmp_path / "a.mp4"
+    with Mp4Writer(path, fps=30) as writer:
+        for i in range(20):
+            writer.add(np.full((64, 64, 3), 255 if i >= 9 else 0, np.uint8))
+    shown = poster(path)
+    kind, _, data = shown.partition(",")
+    assert kind == "data:image/jpeg;base64"
+    with av.open(io.BytesIO(base64.b64decode(data))) as picture:
+        pixels = next(picture.decode(video=0)).to_ndarray(format="rgb24")
+    assert pixels.shape == (64, 64, 3)
+    assert pixels.mean() > 200
+    path.write_bytes(b"no video")
+    assert poster(path) is None
+
+
+def test_a_random_agent_is_shown_once_and_every_game_has_its_part(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "videos").mkdir()
+    for game in ("Boxing-v5", "Pong-v5"):
+        for rule in ("actor_critic", "mine"):
+            videos = []
+            for stage in ("random", "final"):
+                file = f"videos/{game}__{rule}__{stage}.mp4"
+                # As encoders do, which give equal frames other bytes.
+                (tmp_path / file).write_bytes(f"{game}{stage}{rule}".encode().ljust(64))
+                steps = 0 if stage == "random" else 1000
+                videos.append(Video(stage, file, 1.0, steps))
+            store(tmp_path, make_cell(rule, game, 1), 1.0, videos=videos)
+    evaluation = gather(read_inputs([tmp_path]).records, None)
+    clips, _ = find_clips(evaluation)
+    colors = evaluation_tables.colors(evaluation)
+    shown, left_out = show_clips(clips, colors)
+    assert len(clips) == 8
+    assert shown.count("<video") == 6
+    assert shown.count(">random agent<") == 2
+    assert left_out == []
+    monkeypatch.setattr("metarl.report.videos.MAX_BYTES", 4 * 64)
+    shown, left_out = show_clips(clips, colors)
+    assert shown.count("<video") == 4
+    assert [text.partition("__")[0] for text in left_out] == [
+        "videos/Boxing-v5",
+        "videos/Pong-v5",
+    ]
+
+
 # --- Small parts ------------------------------------------------------------------
 
 
@@ -276,6 +410,8 @@ def test_videos_are_read_from_their_results_alone(tmp_path, file, problem):
     ("value", "expected"),
     [
         (None, "–"),
+        (float("nan"), "–"),
+        (float("-inf"), "–"),
         (0.0, "0"),
         (1e-17, "0"),
         (3.0, "3"),

@@ -10,38 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_run
-from report_cells import make_cell, store
+from report_cells import ABOUT, make_cell, store
+from report_runs import row, write_run
 
-from metarl import config_loader, rule_files
+from metarl import rule_files
 from metarl.errors import UserError
 from metarl.report import figures, inputs, run_figures, write_report
 from metarl.report.inputs import read_run
 from metarl.rule_files import Manifest
-
-
-def write_run(folder: Path, rows: list[dict], **config: object) -> Path:
-    """Write a run's configuration and metrics as `metarl train` does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    overrides = [f"{k}={v}" for k, v in {"meta_steps": 100, **config}.items()]
-    resolved = tiny_run.config(folder, *overrides)
-    (folder / "config.yaml").write_text(config_loader.dump(resolved))
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / "metrics.jsonl").write_text(text)
-    return folder
-
-
-def row(step: int, **more: float | None) -> dict[str, float | None]:
-    return {
-        "global_step": 40 * step,
-        "meta_step": step,
-        "meta/loss": 1.0 / step,
-        "meta/grad_norm": 0.5,
-        "meta/rule_entropy_y": 1.6,
-        "agents/Catch-v0/episodic_return": -0.5,
-        "stats/env_time": 2.0,
-        "stats/meta_time": 6.0,
-        **more,
-    }
 
 
 def numbers(folder: Path, name: str) -> list[dict[str, str]]:
@@ -80,7 +56,7 @@ def test_one_row_is_enough(tmp_path):
     write_run(tmp_path, [row(1)])
     page, contents = write_report([tmp_path])
     assert "1 of 100" in page.read_text()
-    assert "Not at its end" in page.read_text()
+    assert "Not finished" in page.read_text()
     assert len(contents.figures) == 5
 
 
@@ -115,30 +91,6 @@ def test_what_is_not_finite_or_no_number_leaves_a_gap(tmp_path):
     write_report([tmp_path])
 
 
-def test_scores_on_validation_games_come_first(tmp_path):
-    scores = {"eval/iqm": 0.4, "eval/iqm_lo": 0.3, "eval/iqm_hi": 0.5}
-    scores["eval/Pong-v5/human_normalized_score"] = 0.2
-    write_run(tmp_path, [row(1), row(10), {"meta_step": 10, **scores}])
-    _, contents = write_report([tmp_path])
-    assert contents.figures[0].name == "validation"
-    assert [(r["series"], r["score"]) for r in numbers(tmp_path, "validation")] == [
-        ("Pong-v5", "0.2"),
-        ("IQM", "0.4"),
-    ]
-
-
-def test_raw_returns_on_validation_games_are_apart(tmp_path):
-    scores = {"eval/iqm": 0.4, "eval/Catch-v0/episodic_return": -0.2}
-    write_run(tmp_path, [row(1), {"meta_step": 10, **scores}])
-    _, contents = write_report([tmp_path])
-    assert [f.title for f in contents.figures[-2:]] == [
-        "Catch-v0",
-        "Catch-v0 (validation)",
-    ]
-    assert [r["series"] for r in numbers(tmp_path, "validation")] == ["IQM"]
-    assert numbers(tmp_path, "eval_Catch-v0")[0]["return"] == "-0.2"
-
-
 def test_keys_that_no_figure_knows_are_in_the_table(tmp_path):
     write_run(tmp_path, [row(1), row(2, **{"peers/weight": 0.25})])
     page, contents = write_report([tmp_path])
@@ -167,6 +119,62 @@ def test_a_run_beside_results_says_which_rule_it_made(tmp_path):
     names = [section.name for section in contents.sections]
     assert names.index("scores") < names.index("run-run") < names.index("not-run")
     assert "Its newest rule is run of this evaluation." in page.read_text()
+
+
+def a_rule_of_a_run(folder, place: str, name: str, rule_path: str | None) -> None:
+    """Write a run, a rule in it, and results of that rule that say where it was."""
+    write_run(folder / "runs" / "mine", [row(1), row(2)])
+    built_in = rule_files.load_rule("actor_critic").manifest
+    manifest = rule_files.save_rule(folder / "runs" / "mine" / place, {}, built_in)
+    cell = make_cell(name, "Pong-v5", 1, sha256=manifest.sha256)
+    about = ABOUT if rule_path is None else {**ABOUT, "rule_path": rule_path}
+    store(folder / "results", cell, 1.0, about=about)
+
+
+@pytest.mark.parametrize(
+    "place", ["rule", "rule_best", "validation/meta_step_000002/rule"]
+)
+def test_results_bring_the_run_of_their_rule(tmp_path, place):
+    a_rule_of_a_run(tmp_path, place, "any", f"../runs/mine/{place}")
+    page, contents = write_report([tmp_path / "results"])
+    assert "run-mine" in [section.name for section in contents.sections]
+    assert page.parent == tmp_path / "results"
+    assert "meta_loss" in {figure.name for figure in contents.figures}
+    assert "no run was found" not in page.read_text()
+    # Named too, it is there once.
+    _, contents = write_report([tmp_path / "results", tmp_path / "runs" / "mine"])
+    assert [s.name for s in contents.sections].count("run-mine") == 1
+
+
+def test_a_run_that_went_on_is_known_by_its_name(tmp_path):
+    a_rule_of_a_run(tmp_path, "rule", "mine", "../runs/mine/rule")
+    other = rule_files.load_rule("policy_gradient").manifest
+    folder = tmp_path / "runs" / "mine" / "rule"
+    manifest = rule_files.save_rule(folder, {}, other)
+    text = manifest.model_copy(update={"sha256": "b" * 64}).to_json()
+    (folder / "manifest.json").write_text(text)
+    page, _ = write_report([tmp_path / "results"])
+    said = "mine of this evaluation is this run&#x27;s rule at another time."
+    assert said in page.read_text()
+
+
+@pytest.mark.parametrize("rule_path", [None, "../runs/gone/rule", "../runs"])
+def test_without_its_run_a_line_says_how_to_add_it(tmp_path, rule_path):
+    a_rule_of_a_run(tmp_path, "rule", "any", rule_path)
+    page, contents = write_report([tmp_path / "results"])
+    assert not any(s.name.startswith("run-") for s in contents.sections)
+    assert "How any came about is not shown: no run was found" in page.read_text()
+    page, _ = write_report([tmp_path / "results", tmp_path / "runs" / "mine"])
+    assert "no run was found" not in page.read_text()
+
+
+def test_another_run_in_the_place_of_a_rules_run_is_not_shown(tmp_path):
+    a_rule_of_a_run(tmp_path, "rule", "any", "../runs/mine/rule")
+    path = tmp_path / "runs" / "mine" / "rule" / "manifest.json"
+    tree = json.loads(path.read_text())
+    path.write_text(json.dumps(tree | {"sha256": "b" * 64}))
+    _, contents = write_report([tmp_path / "results"])
+    assert "run-mine" not in [section.name for section in contents.sections]
 
 
 def test_a_rule_brings_its_run_and_nothing_is_written_to_it(tmp_path):

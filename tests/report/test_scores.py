@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-from report_cells import make_cell, store, store_all
+from report_cells import make_cell, spoil, store, store_all
 
 from metarl.envs import availability
 from metarl.errors import UserError
 from metarl.report import compare, evaluation_tables, scores
 from metarl.report.inputs import read_inputs
 from metarl.report.scores import Evaluation, Task
+from metarl.statistics import Estimate
 
 
 def read(*folders, baseline=None) -> Evaluation:
@@ -143,6 +144,31 @@ def test_without_a_random_score_nobody_can_tell(tmp_path):
     assert compare.evidence(read(tmp_path), Task("Catch-v0")) == "undecided"
 
 
+def test_a_rule_with_one_seed_has_no_say_in_what_is_evidence(tmp_path):
+    store_all(
+        tmp_path / "a",
+        {
+            ("actor_critic", "Pong-v5"): [0.0, 5.0],
+            ("actor_critic", "Boxing-v5"): [-1.0, 2.0],  # random: 0.1
+        },
+    )
+    store_all(
+        tmp_path / "b",
+        {("mine", "Pong-v5"): [9.0], ("mine", "Boxing-v5"): [90.0]},
+    )
+    alone, both = read(tmp_path / "a"), read(tmp_path / "a", tmp_path / "b")
+    assert compare.evidence(both, Task("Boxing-v5")) == "uninformative"
+    before, after = (group(e, "held_out-human") for e in (alone, both))
+    assert before.common == after.common == (Task("Pong-v5"),)
+    (lone,) = compare.aggregates(alone, before)
+    found = {a.rule: a for a in compare.aggregates(both, after)}
+    assert found["actor_critic"] == lone
+    # Nobody can tell where it is alone: such games are aggregated.
+    only = read(tmp_path / "b")
+    assert compare.evidence(only, Task("Boxing-v5")) == "undecided"
+    assert len(group(only, "held_out-human").common) == 2
+
+
 # --- Groups -----------------------------------------------------------------------
 
 
@@ -240,6 +266,42 @@ def test_uninformative_games_are_not_aggregated(tmp_path):
     assert aggregate.iqm.value == pytest.approx((2.5 + 20.7) / 35.3)
     (every,) = compare.aggregates(evaluation, found, found.tasks)
     assert every.mean.value == pytest.approx((23.2 / 35.3 + 0.4 / 12.0) / 2, abs=1e-3)
+
+
+def test_a_seed_without_an_episode_leaves_no_score(tmp_path):
+    store_all(
+        tmp_path,
+        {
+            ("actor_critic", "Pong-v5"): [0.0, 5.0],
+            ("actor_critic", "Boxing-v5"): [-1.0, 2.0],  # random: 0.1
+            ("actor_critic", "Qbert-v5"): [-1.0, 2.0],  # random: 163.9
+            ("mine", "Pong-v5"): [5.0, 6.0],
+            ("mine", "Boxing-v5"): [-2.0],
+            ("mine", "Qbert-v5"): [1.0, 1.0],
+        },
+    )
+    store(tmp_path, make_cell("mine", "Boxing-v5", 2), None)
+    evaluation = read(tmp_path)
+    table = evaluation_tables.score_table(evaluation)
+    rows = {
+        (row["game"], row["rule"]): row
+        for row in (dict(zip(table.columns, r, strict=True)) for r in table.rows)
+    }
+    partial = rows["Boxing-v5", "mine"]
+    assert partial["return"] == Estimate(-2.0)
+    assert (partial["score"], partial["P(better than baseline)"]) == (None, None)
+    assert partial["seeds"] == "1 of 2"
+    assert rows["Qbert-v5", "mine"]["seeds"] == 2
+    assert rows["Qbert-v5", "mine"]["score"].value < 0
+    # Nor is it among "all" games, of which the others are uninformative.
+    found = group(evaluation, "held_out-human")
+    assert found.common == (Task("Pong-v5"),)
+    numbers = compare.aggregates(evaluation, found)
+    table = evaluation_tables.aggregate_table(evaluation, found, numbers, {})
+    assert table.columns[-1] == "IQM of all 2 games"
+    (mine,) = [row for row in table.rows if row[0] == "mine"]
+    pong, qbert = (evaluation.scores("mine", Task(g)) for g in ("Pong-v5", "Qbert-v5"))
+    assert mine[-1].value == pytest.approx((pong[0] + qbert[0]) / 2)
 
 
 def test_improvement_is_over_the_baseline(tmp_path):
@@ -340,13 +402,39 @@ def test_two_rules_of_one_name_are_refused(tmp_path):
         read(tmp_path / "a", tmp_path / "b")
 
 
-@pytest.mark.parametrize("final", [float("nan"), float("-inf")])
-def test_a_return_that_is_no_number_is_one_line(tmp_path, final):
-    store(tmp_path, make_cell("actor_critic", "Pong-v5", 4), final)
-    with pytest.raises(
-        UserError, match=f"Pong-v5 with seed 4, whose return is {final}"
-    ):
+@pytest.mark.parametrize(
+    ("part", "name", "value", "needed"),
+    [
+        ("result", "mean_return", "high", "'high' (a number is needed)"),
+        ("result", "mean_return", True, "True (a number is needed)"),
+        ("result", "frames", None, "None (a number is needed)"),
+        ("result", "status", 3, "3 (text is needed)"),
+        ("curve", "mean_return", [1], "[1] (a number is needed)"),
+    ],
+)
+def test_what_is_no_number_is_one_line(tmp_path, part, name, value, needed):
+    store(tmp_path, make_cell("actor_critic", "Pong-v5", 4), 1.0)
+    (path,) = (tmp_path / "cells").iterdir()
+    tree = json.loads(path.read_text())
+    changed = tree["result"] if part == "result" else tree["curve"][1]
+    changed[name] = value
+    path.write_text(json.dumps(tree))
+    with pytest.raises(UserError) as error:
         read(tmp_path)
+    assert str(error.value) == (
+        f"report: {tmp_path} has actor_critic on Pong-v5 with seed 4, whose {name} is "
+        f"{needed}"
+    )
+
+
+def test_equal_cells_that_are_not_finite_count_once(tmp_path):
+    for folder in ("a", "b"):
+        cell = make_cell("actor_critic", "Pong-v5", 1)
+        store(tmp_path / folder, cell, 1.0)
+        spoil(tmp_path / folder, cell, float("nan"))
+    evaluation = read(tmp_path / "a", tmp_path / "b")
+    assert len(list(evaluation.records())) == 1
+    assert evaluation.returns("actor_critic", Task("Pong-v5")) == []
 
 
 def test_an_unknown_baseline_is_named_with_the_nearest(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -279,6 +280,45 @@ def test_what_it_costs_and_where_the_best_rule_is_are_said(
     assert f"metarl evaluate {folder / 'rule_best'} --suite SUITE" in said
 
 
+def test_a_validation_that_fails_is_a_line_and_meta_training_goes_on(
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "whole"
+    real = validation.evaluation.evaluate
+    called: list[object] = []
+
+    def evaluate(*args, **kwargs):
+        called.append(args)
+        if len(called) == 1:
+            raise RuntimeError("the emulator\nbroke")
+        found = real(*args, **kwargs)
+        if len(called) == 2:
+            return [found[0], dataclasses.replace(found[1], mean_return=float("nan"))]
+        return found
+
+    monkeypatch.setattr(validation.evaluation, "evaluate", evaluate)
+    assert run(folder) == 0
+    training = [[r for r in rows(f) if "meta/grad_norm" in r] for f in (folder, whole)]
+    assert training[0] == training[1]
+    assert len(training[0]) == 5
+    said = [x for x in capsys.readouterr().out.splitlines() if "has no score" in x]
+    assert said == [
+        "warning: validation at meta_step=2 has no score: it failed (RuntimeError: the "
+        "emulator broke)",
+        "warning: validation at meta_step=4 has no score: the agent of Catch-v0, seed "
+        "2, has the mean return nan",
+    ]
+    trace = (place(folder, 2) / "failure.txt").read_text()
+    assert trace.splitlines()[-2:] == ["RuntimeError: the emulator", "broke"]
+    assert metarl.load_rule(folder / "rule_best").manifest.meta_steps == 5
+    assert [r["meta_step"] for r in rows(folder) if "eval/iqm" in r] == [5]
+    monkeypatch.setattr(validation.evaluation, "evaluate", None)
+    assert resume(folder) == 0  # it is over
+
+
 def test_other_settings_make_a_new_best(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "whole"
     shutil.copytree(whole, folder)
@@ -338,7 +378,7 @@ def test_a_validation_has_no_wandb_runs_of_its_own(
         (["validation.overrides=[nonsense=7]"], "validation: nonsense=7: unknown key"),
         (
             ["validation.suite=cartpole"],
-            "validation.env_steps: 400 is less than the first update",
+            "validation.env_steps: 400 is less than what the first update",
         ),
     ],
 )
@@ -377,6 +417,21 @@ def test_score_rows_by_hand() -> None:
         "eval/Pong-v5/human_normalized_score": pytest.approx(0.3),
         "eval/Qbert-v5/human_normalized_score": pytest.approx(0.2),
     }
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_return_that_is_no_number_is_no_score(value: float) -> None:
+    found = [result("Catch-v0", 1, 0.5), result("Catch-v0", 2, value)]
+    metrics, iqm = validation.score_rows(found)
+    assert (metrics, iqm) == ({"eval/Catch-v0/episodic_return": 0.5}, None)
+    assert validation.why_unscored(found) == (
+        f"the agent of Catch-v0, seed 2, has the mean return {value}"
+    )
+    found = [result("Catch-v0", 1, None)]
+    assert validation.why_unscored(found) == (
+        "the agent of Catch-v0, seed 1, finished no episode (validation.env_steps is "
+        "too small)"
+    )
 
 
 def test_scores_without_human_ones_by_hand() -> None:

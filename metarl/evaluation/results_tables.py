@@ -1,0 +1,93 @@
+"""The tables that are merged from finished cells: results.csv, curves.csv.
+
+A host module, above `results.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from metarl.atomic_files import write_file
+from metarl.console import say
+from metarl.errors import UserError
+from metarl.evaluation.results import (
+    CELLS,
+    CellRecord,
+    CurveRow,
+    Result,
+    by_cell,
+    changing,
+    read_record,
+    write_tree,
+)
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of one, as OWASP lists them."""
+
+
+def merge_cells(results_dir: Path) -> list[Result]:
+    """Write `results.csv`, `results.json` and `curves.csv` from all cells there are.
+
+    One process after another, so that no table is put in place of a newer one. A file
+    that is not understood, as of a newer version, costs one line and its row.
+
+    Returns:
+      The rows, by rule, game and seed.
+    """
+    with changing(results_dir):
+        return _merge(results_dir)
+
+
+def _merge(results_dir: Path) -> list[Result]:
+    records = by_cell(_readable(results_dir))
+    rows = [dataclasses.asdict(record.result) for record in records]
+    columns = [field.name for field in dataclasses.fields(Result)]
+    write_file(results_dir / "results.csv", _csv(columns, rows))
+    write_tree(results_dir / "results.json", rows)
+    points = [
+        {
+            "rule": record.result.rule,
+            "game": record.result.game,
+            "seed": record.result.seed,
+            **dataclasses.asdict(point),
+        }
+        for record in records
+        for point in record.curve
+    ]
+    columns = ["rule", "game", "seed"]
+    columns += [field.name for field in dataclasses.fields(CurveRow)]
+    write_file(results_dir / "curves.csv", _csv(columns, points))
+    return [record.result for record in records]
+
+
+def _readable(results_dir: Path) -> Iterator[CellRecord]:
+    for path in (results_dir / CELLS).glob("*.json"):
+        try:
+            yield read_record(path)
+        except UserError as error:
+            _say_once(f"warning: {error}; the tables are without it")
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    say(line)
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:  # None becomes an empty field
+        writer.writerow({name: disarmed(value) for name, value in row.items()})
+    return text.getvalue().encode()
+
+
+def disarmed(value: object) -> object:
+    """Return text that no spreadsheet runs; names come from folders and files."""
+    is_text = isinstance(value, str) and value.startswith(_FORMULA)
+    return f"'{value}" if is_text else value

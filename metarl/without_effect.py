@@ -1,0 +1,172 @@
+"""Refuses what a user set and nobody would read, or something else would override.
+
+Between `config_loader.py`, which knows what was given, and whoever resolves it. Must
+not import jax.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from metarl import config_loader
+from metarl.config import (
+    AtariOptions,
+    EnvironmentConfig,
+    EvaluationConfig,
+    Model,
+    TrainConfig,
+    ValidationConfig,
+)
+from metarl.envs.games import get_game
+from metarl.envs.tasks import apply_protocol, resolve_environment
+from metarl.errors import UserError
+
+_Section = Mapping[str, object]
+
+
+def refuse(
+    config: TrainConfig | EvaluationConfig,
+    files: Iterable[Path],
+    overrides: Iterable[str],
+) -> None:
+    """Refuse a configuration in which a setting has no effect.
+
+    A section that has every field is one that `metarl config` printed, or a run stored;
+    it does not say what somebody meant.
+
+    Args:
+      config: as it was resolved.
+      files: the user's.
+      overrides: the user's.
+
+    Raises:
+      UserError: there is such a setting.
+    """
+    together: config_loader.Tree = {}
+    for override in overrides:
+        parsed = config_loader.parse_override(override)
+        together = config_loader.merge(together, parsed, layers=False)
+    layers = [*(config_loader.read_yaml(Path(file)) for file in files), together]
+    _refuse_atari_without_atari(config, layers)
+    _refuse_overridden_by_protocol(config.environment, layers)
+    if isinstance(config, TrainConfig):
+        _refuse_validation_never(config, layers)
+    else:
+        _refuse_of_training(config)
+        _refuse_ratio_of_no_replay(config, layers)
+
+
+def _refuse_atari_without_atari(
+    config: TrainConfig | EvaluationConfig, layers: Sequence[_Section]
+) -> None:
+    given = list(_given(layers, ("environment", "atari"), AtariOptions))
+    environment = config.environment
+    if not given or not (environment.suite or environment.games):
+        return  # that games are needed is said elsewhere
+    games = [t.game for t in resolve_environment(environment, same_shapes=False)]
+    # Rates are tried in the same environment; rules are validated in another.
+    tried = config.tuning.games if isinstance(config, EvaluationConfig) else ()
+    games += [get_game(name, field="tuning.games") for name in tried]
+    if any(game.family == "atari" for game in games):
+        return
+    value = environment.model_dump(mode="json")["atari"][given[0]]
+    shown = value if isinstance(value, str) else json.dumps(value)
+    raise UserError(
+        f"environment.atari.{given[0]}={shown}: is for Atari through EnvPool alone, "
+        f"and {environment.suite or ', '.join(environment.games)} has no such game "
+        "(leave it out)"
+    )
+
+
+def _refuse_ratio_of_no_replay(
+    config: EvaluationConfig, layers: Sequence[_Section]
+) -> None:
+    if config.replay.capacity > 0:
+        return
+    for layer in reversed(layers):
+        section = layer.get("replay")
+        is_printed = set(EvaluationConfig.model_fields) <= set(layer)
+        if not isinstance(section, Mapping) or is_printed:
+            continue
+        if "ratio" in section:
+            raise UserError(
+                f"replay.ratio={config.replay.ratio}: nothing is replayed with "
+                "replay.capacity=0 (leave one of them out)"
+            )
+        if "capacity" in section:
+            return  # turned off over what lies below
+
+
+def _refuse_overridden_by_protocol(
+    environment: EnvironmentConfig, layers: Sequence[_Section]
+) -> None:
+    played = apply_protocol(environment)
+    sections: tuple[tuple[tuple[str, ...], Model, Model], ...] = (
+        (("environment",), environment, played),
+        (("environment", "atari"), environment.atari, played.atari),
+    )
+    for path, asked, set_to in sections:
+        for name in _given(layers, path, type(asked)):
+            values = getattr(asked, name, None), getattr(set_to, name, None)
+            if isinstance(values[0], Model) or values[0] == values[1]:
+                continue
+            before, after = (json.dumps(value) for value in values)
+            protocol = environment.atari.protocol
+            raise UserError(
+                f"{'.'.join(path)}.{name}={before}: environment.atari.protocol="
+                f"{protocol} sets it to {after} (leave one of them out)"
+            )
+
+
+def _refuse_validation_never(config: TrainConfig, layers: Sequence[_Section]) -> None:
+    every = [
+        section["every"] for section in _all(layers, "validation") if "every" in section
+    ]
+    if config.validation.every or every:
+        return
+    for name in _given(layers, ("validation",), ValidationConfig):
+        value = config.model_dump(mode="json")["validation"][name]
+        raise UserError(
+            f"validation.{name}={value}: nothing is validated unless validation.every "
+            "says how often (such as validation.every=100, in meta-steps)"
+        )
+
+
+def _refuse_of_training(config: EvaluationConfig) -> None:
+    default = type(config)()
+    for name, value, other, instead in (
+        (
+            "tracking.log_every",
+            config.tracking.log_every,
+            default.tracking.log_every,
+            "curve_points says how many rows a cell logs",
+        ),
+        (
+            "environment.epoch_steps",
+            config.environment.epoch_steps,
+            default.environment.epoch_steps,
+            "an evaluation never rebuilds its environments",
+        ),
+    ):
+        if value != other:
+            raise UserError(f"{name}={value}: is for `metarl train` alone; {instead}")
+
+
+def _given(
+    layers: Sequence[_Section], path: tuple[str, ...], model: type[Model]
+) -> Iterator[str]:
+    """Yield the fields of a section that somebody set."""
+    for section in _all(layers, *path):
+        if not set(model.model_fields) <= set(section):
+            yield from (name for name, value in section.items() if value is not None)
+
+
+def _all(layers: Sequence[_Section], *path: str) -> Iterator[_Section]:
+    for layer in layers:
+        section: object = layer
+        for key in path:
+            section = section.get(key) if isinstance(section, Mapping) else None
+        if isinstance(section, Mapping):
+            yield section

@@ -1,0 +1,177 @@
+"""What a user set, and nobody would read, is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from metarl import config_loader, without_effect
+from metarl.config import EvaluationConfig, TrainConfig
+from metarl.errors import UserError
+from metarl.evaluation.cells import plan
+
+MACHADO = "environment.atari.protocol=machado"
+DQN = "environment.atari.protocol=dqn"
+Config = type[TrainConfig] | type[EvaluationConfig]
+
+
+def refuse(model: Config, *overrides: str, files: tuple[Path, ...] = ()) -> None:
+    config = config_loader.load(model, files, overrides)
+    without_effect.refuse(config, files, overrides)
+
+
+@pytest.mark.parametrize("model", [TrainConfig, EvaluationConfig])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            [MACHADO, "environment.atari.full_action_set=false"],
+            "environment.atari.full_action_set=false: environment.atari.protocol="
+            "machado sets it to true (leave one of them out)",
+        ),
+        (
+            ["environment={atari: {sticky_actions: 0.1}}", MACHADO],
+            "environment.atari.sticky_actions=0.1: environment.atari.protocol=machado "
+            "sets it to 0.25 (leave one of them out)",
+        ),
+        (
+            [DQN, "environment.clip_rewards=false"],
+            "environment.clip_rewards=false: environment.atari.protocol=dqn sets it to "
+            "true (leave one of them out)",
+        ),
+    ],
+)
+def test_a_protocol_overrides_nothing_that_was_given(model, overrides, message):
+    with pytest.raises(UserError) as caught:
+        refuse(model, *overrides)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [MACHADO],
+        [MACHADO, "environment.atari.sticky_actions=0.25"],
+        [MACHADO, "environment.atari.frame_skip=2", "environment.clip_rewards=true"],
+        [DQN, "environment.atari.full_action_set=false"],
+        ["environment.atari.episodic_life=true"],
+    ],
+)
+def test_what_does_not_contradict_is_accepted(overrides):
+    refuse(EvaluationConfig, *overrides)
+
+
+def test_files_count_and_the_last_value_is_the_one_that_was_meant(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("environment: {atari: {sticky_actions: 0.1}}\n")
+    with pytest.raises(UserError, match=r"sticky_actions=0\.1"):
+        refuse(EvaluationConfig, MACHADO, files=(file,))
+    later = "environment.atari.sticky_actions=0.25"
+    refuse(EvaluationConfig, MACHADO, later, files=(file,))
+
+
+def test_a_printed_configuration_is_no_contradiction_of_itself(tmp_path):
+    config = config_loader.load(TrainConfig, [], [MACHADO, "validation.every=0"])
+    file = tmp_path / "config.yaml"
+    file.write_text(config_loader.dump(config))
+    assert "sticky_actions: 0.0" in file.read_text()
+    refuse(TrainConfig, files=(file,))
+    with pytest.raises(UserError, match=r"episodic_life=true"):
+        refuse(TrainConfig, "environment.atari.episodic_life=true", files=(file,))
+
+
+def test_an_evaluation_from_python_is_checked_too():
+    overrides = ["environment.games=[Pong]", DQN, "environment.atari.sticky_actions=1"]
+    with pytest.raises(UserError, match=r"sticky_actions=1.*dqn sets it to 0"):
+        plan(["random"], overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "shown"),
+    [
+        ("validation.suite=atari3_val", "suite=atari3_val"),
+        ("validation.games=[Pong]", r"games=\['Pong'\]"),
+        ("validation.seeds=[1]", r"seeds=\[1\]"),
+    ],
+)
+def test_validation_needs_to_be_told_how_often(override, shown):
+    with pytest.raises(UserError, match=rf"validation\.{shown}: .*validation\.every="):
+        refuse(TrainConfig, override)
+    refuse(TrainConfig, override, "validation.every=2")
+    refuse(TrainConfig, override, "validation.every=0")  # off for now
+
+
+@pytest.mark.parametrize(
+    "override", ["tracking.log_every=10", "environment.epoch_steps=50"]
+)
+def test_an_evaluation_refuses_what_is_for_training(override):
+    refuse(TrainConfig, override)
+    with pytest.raises(UserError, match=f"{override}: is for `metarl train` alone; "):
+        refuse(EvaluationConfig, override)
+
+
+CATCH, PONG = "environment.suite=catch", "environment.games=[Pong]"
+
+
+@pytest.mark.parametrize("model", [TrainConfig, EvaluationConfig])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            [CATCH, MACHADO],
+            "environment.atari.protocol=machado: is for Atari through EnvPool alone, "
+            "and catch has no such game (leave it out)",
+        ),
+        (
+            [
+                "environment.games=[CartPole-v1, 'gym:ale_py:ALE/Pong-v5']",
+                "environment.atari.full_action_set=false",
+            ],
+            "environment.atari.full_action_set=false: is for Atari through EnvPool "
+            "alone, and CartPole-v1, gym:ale_py:ALE/Pong-v5 has no such game (leave it "
+            "out)",
+        ),
+    ],
+)
+def test_options_of_atari_are_for_atari(model, overrides, message):
+    with pytest.raises(UserError) as caught:
+        refuse(model, *overrides)
+    assert str(caught.value) == message
+    refuse(model, "environment.games=[Pong, Catch]", overrides[1])
+    refuse(model, overrides[0])
+
+
+def test_options_of_atari_serve_the_games_that_rates_are_tried_on():
+    tuning = "tuning={learning_rates: [1], games: [Assault]}"
+    refuse(EvaluationConfig, CATCH, MACHADO, tuning)
+    with pytest.raises(UserError, match="protocol=machado: is for Atari"):
+        refuse(EvaluationConfig, CATCH, MACHADO, tuning.replace("Assault", "CartPole"))
+
+
+@pytest.mark.parametrize("model", [TrainConfig, EvaluationConfig])
+def test_a_printed_configuration_gives_no_options_of_atari(tmp_path, model):
+    config = config_loader.load(model, [], [PONG, MACHADO])
+    file = tmp_path / "config.yaml"
+    file.write_text(config_loader.dump(config))
+    refuse(model, CATCH, files=(file,))
+
+
+def test_a_ratio_needs_a_replay(tmp_path):
+    ratio, none = "replay.ratio=4", "replay.capacity=0"
+    for overrides in ([ratio, none], ["replay={capacity: 0, ratio: 4}"]):
+        with pytest.raises(UserError, match=r"replay\.ratio=4: nothing is replayed"):
+            refuse(EvaluationConfig, *overrides)
+    refuse(EvaluationConfig, ratio)
+    refuse(EvaluationConfig, none)
+    file = tmp_path / "mine.yaml"
+    file.write_text("replay: {capacity: 64, ratio: 4}\n")
+    refuse(EvaluationConfig, none, files=(file,))  # off for now
+    file.write_text("replay: {capacity: 0}\n")
+    with pytest.raises(UserError, match=r"replay\.ratio=4"):
+        refuse(EvaluationConfig, ratio, files=(file,))
+    refuse(EvaluationConfig, ratio, "replay.capacity=8", files=(file,))
+    config = config_loader.load(EvaluationConfig, [], [none])
+    file.write_text(config_loader.dump(config))
+    assert "ratio: 32" in file.read_text()
+    refuse(EvaluationConfig, files=(file,))

@@ -260,7 +260,7 @@ def test_parameters_of_another_rule_are_not_saved(tmp_path: Path) -> None:
     [
         ({"format": 2}, "format 2 is not known"),
         ({"sha256": "0" * 64}, "its sha256 is not the one"),
-        ({"config": {"kind": "lpg"}, "kind": "lpg"}, "config: .*'lpg'"),
+        ({"config": {"kind": "alchemy"}, "kind": "alchemy"}, "config: .*'alchemy'"),
         ({"kind": "actor_critic"}, "kind 'actor_critic' but config.kind 'disco'"),
         ({"config": {"kind": "disco", "size": 3}}, "config.disco.size"),
         ({"config": 3}, "config: .*dictionary"),

@@ -116,8 +116,8 @@ def _about_budgets(evaluation: Evaluation) -> Iterable[str]:
 
 def _unequal_budgets(group: Group, cells: Sequence[CellRecord]) -> Iterable[str]:
     for task in group.tasks:
-        frames = [cell.result.frames for cell in cells if task_of(cell) == task]
-        # Rollouts are not divided: budgets end a little apart.
+        frames = [_budget_of(cell) for cell in cells if task_of(cell) == task]
+        # Lived frames, where no budget is stored, end a part of a rollout apart.
         if frames and max(frames) > 1.1 * min(frames):
             yield (
                 f"{task.name}: some agents learned from {number(min(frames))} frames, "
@@ -128,7 +128,7 @@ def _unequal_budgets(group: Group, cells: Sequence[CellRecord]) -> Iterable[str]
 def _budgets_between_games(group: Group, cells: Sequence[CellRecord]) -> Iterable[str]:
     """Say where games that share an IQM were learned for unequal times."""
     budgets = {
-        task: max(cell.result.frames for cell in cells if task_of(cell) == task)
+        task: max(_budget_of(cell) for cell in cells if task_of(cell) == task)
         for task in group.common
     }
     if not budgets or group.kind == "raw":
@@ -143,6 +143,17 @@ def _budgets_between_games(group: Group, cells: Sequence[CellRecord]) -> Iterabl
             f"{number(budgets[least])} frames ({least.name}) to "
             f"{number(budgets[most])} ({most.name}). Curves end at the smallest."
         )
+
+
+def _budget_of(cell: CellRecord) -> int:
+    """Return the frames that a cell was to learn from; what it did where not stored.
+
+    Cells of one budget live for whole rollouts, and so past it by unequal parts of one.
+    """
+    result, budget = cell.result, cell.settings.get("env_steps")
+    if not isinstance(budget, int) or not result.env_steps:
+        return result.frames
+    return round(budget * result.frames / result.env_steps)
 
 
 def _about_games(evaluation: Evaluation) -> Iterable[str]:
@@ -164,10 +175,13 @@ def _about_seeds(evaluation: Evaluation) -> Iterable[str]:
             f"{'has' if single == 1 else 'have'} a single seed, which says nothing of "
             "how much runs differ."
         )
-    elif min(counts) < FEW_SEEDS:
-        few = f"{'' if min(counts) == max(counts) else 'as few as '}{min(counts)}"
+    several = [count for count in counts if count > 1]
+    if several and min(several) < FEW_SEEDS:
+        least = min(several)
+        few = f"{'' if least == max(several) else 'as few as '}{least}"
+        whose = "per other rule and game" if single else "per rule and game"
         yield (
-            f"There are {few} seeds per rule and game. Bootstrap "
+            f"There are {few} seeds {whose}. Bootstrap "
             "intervals of so few are too narrow: they hold the true value less often "
             "than 95 % of the time (How the numbers are made says how often)."
         )

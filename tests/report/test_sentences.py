@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 from report_cells import ABOUT, make_cell, store, store_all
 
+from metarl.evaluation import results
 from metarl.evaluation.cells import Tuned
 from metarl.report import evaluation_tables
 from metarl.report.cautions import cautions, finding
@@ -57,6 +59,43 @@ def test_few_seeds_are_told(tmp_path):
     store_all(tmp_path, {("mine", "Pong-v5"): [1.0, 2.0, 3.0]})
     evaluation = read(tmp_path)
     assert cautions(evaluation)[0].startswith("There are as few as 2 seeds per rule")
+
+
+def test_one_budget_is_one_however_far_rollouts_went_past_it(tmp_path):
+    def lived(rule, env_steps, budget):
+        cell = make_cell(rule, "Pong-v5", 1, "env_steps=3000")
+        store(tmp_path, cell, 1.0)
+        path = results.cell_path(tmp_path, cell)
+        tree = json.loads(path.read_text())
+        tree["result"] |= {"env_steps": env_steps, "frames": 4 * env_steps}
+        tree["settings"]["env_steps"] = budget
+        path.write_text(json.dumps(tree))
+
+    def said():
+        return [text for text in cautions(read(tmp_path)) if "frames" in text]
+
+    lived("actor_critic", 3054, 3000)
+    lived("mine", 3696, 3000)
+    assert said() == []
+    lived("mine", 3696, 3600)
+    (unequal,) = said()
+    assert "learned from 12,000 frames, others from 14,400." in unequal
+    lived("actor_critic", 3054, None)
+    lived("mine", 3696, None)
+    (unequal,) = said()
+    assert "learned from 12,216 frames, others from 14,784." in unequal
+
+
+def test_a_single_seed_hides_no_few_seeds(tmp_path):
+    store_all(
+        tmp_path, {("actor_critic", "Pong-v5"): [1.0], ("mine", "Pong-v5"): [1.0, 2.0]}
+    )
+    single, few, *_ = cautions(read(tmp_path))
+    assert single.startswith("1 of 2 pairs of rule and game has a single seed")
+    assert few.startswith("There are 2 seeds per other rule and game. Bootstrap")
+    alone = tmp_path / "alone"
+    store_all(alone, {("actor_critic", "Pong-v5"): [1.0]})
+    assert not any("Bootstrap" in text for text in cautions(read(alone)))
 
 
 def test_games_of_a_suite_that_no_rule_was_run_on_are_listed(tmp_path):

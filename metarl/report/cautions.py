@@ -5,7 +5,8 @@ Between `compare.py` and the page; sentences alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from metarl.evaluation.results import CellRecord
 from metarl.report import compare, evaluation_tables
@@ -14,8 +15,11 @@ from metarl.report.markup import count_of, number
 from metarl.report.scores import Evaluation, lies_above, task_of
 from metarl.report.sound_cells import is_infinite
 from metarl.report.tables import describe
+from metarl.rule_files.manifest import game_identity
 
 FEW_SEEDS = 5
+TRIES = "tuning"
+"""The folder of a grid's tries, in that of the results."""
 
 
 def cautions(evaluation: Evaluation) -> list[str]:
@@ -23,13 +27,14 @@ def cautions(evaluation: Evaluation) -> list[str]:
     found = [
         *_about_budgets(evaluation),
         *_about_games(evaluation),
+        *_about_tuning(evaluation),
         *_about_seeds(evaluation),
         *_about_origin(evaluation),
     ]
     missing = sum(len(s) for s in compare.missing_seeds(evaluation).values())
     if missing:
         found.append(
-            "Not run, of the grid of rules, games and seeds: "
+            "Not run, of the rules, games and seeds that are in these results: "
             f"{count_of(missing, 'cell')}."
         )
     thin = len(evaluation_tables.thin_table(evaluation).rows)
@@ -164,6 +169,42 @@ def _about_games(evaluation: Evaluation) -> Iterable[str]:
             found.setdefault("; ".join(unlike), []).append(task.name)
     for options, names in found.items():
         yield f"Not the same game to all rules: {', '.join(names)} ({options})."
+
+
+def _about_tuning(evaluation: Evaluation) -> Iterable[str]:
+    """Say which scores a learning rate was chosen by, and which are of tries."""
+    for rule in evaluation.rules:
+        cells = tuple(evaluation.records_of(rule.name))
+        tried = {game_identity(game) for cell in cells for game in _tuned_on(cell)}
+        games = dict.fromkeys(
+            cell.result.game
+            for cell in cells
+            if game_identity(cell.result.game) in tried
+        )
+        if games:
+            yield (
+                f"The learning rate of {rule.name} was chosen on games that it is "
+                f"scored on here: {', '.join(games)}. These scores are no test of it."
+            )
+    folders = sorted({path for path in evaluation.folders.values() if _is_try(path)})
+    if folders:
+        yield (
+            "Tries of a learning-rate grid are among these results, not what an agent "
+            f"with the chosen rate got: {', '.join(map(str, folders))}."
+        )
+
+
+def _tuned_on(cell: CellRecord) -> Sequence[str]:
+    """Return the games that chose a cell's learning rate; none where it was given."""
+    tuning = cell.settings.get("tuning")
+    games = tuning.get("games") if isinstance(tuning, Mapping) else None
+    return [str(game) for game in games] if isinstance(games, list) else []
+
+
+def _is_try(results: Path) -> bool:
+    """Return whether a folder holds an option of a grid, as `tuning.py` names them."""
+    path = results.resolve()
+    return path.parent.name == TRIES and path.name.startswith("learning_rate=")
 
 
 def _about_seeds(evaluation: Evaluation) -> Iterable[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from report_cells import ABOUT, make_cell, store, store_all
 
-from metarl.evaluation import results
+from metarl.evaluation import results, tuning
 from metarl.evaluation.cells import Tuned
 from metarl.report import evaluation_tables
 from metarl.report.cautions import cautions, finding
@@ -154,3 +154,28 @@ def test_learning_rates_that_were_tried_are_in_a_table(tmp_path):
         ("mine", 1e-4, 0.5, "rank among the rates", "MsPacman-v5", 2, 1000, False),
         ("mine", 1e-3, 1.5, "rank among the rates", "MsPacman-v5", 2, 1000, True),
     )
+
+
+def test_games_that_chose_the_learning_rate_are_no_test_of_it(tmp_path):
+    tuned = Tuned((1e-4, 1e-3), ("Pong-v5",), (1, 2), 1000, 1e-3, "rank", (0.5, 1.5))
+    for game in ("Boxing-v5", "Pong-v5"):
+        cell = make_cell("mine", game, 1)
+        is_tuned = game == "Boxing-v5"  # Pong was scored by another evaluation
+        store(
+            tmp_path, dataclasses.replace(cell, tuning=tuned if is_tuned else None), 1
+        )
+        store(tmp_path, make_cell("other", game, 1), 1.0)
+    (said,) = [text for text in cautions(read(tmp_path)) if "chosen on" in text]
+    assert said == (
+        "The learning rate of mine was chosen on games that it is scored on here: "
+        "Pong-v5. These scores are no test of it."
+    )
+
+
+def test_tries_of_a_grid_are_told(tmp_path):
+    tries = tmp_path / tuning.FOLDER / "learning_rate=0.001"
+    for folder in (tries, tmp_path):
+        store(folder, make_cell("mine", "Pong-v5", 1), 1.0)
+    assert not any("Tries" in text for text in cautions(read(tmp_path)))
+    (said,) = [text for text in cautions(read(tries)) if text.startswith("Tries")]
+    assert said.endswith(f"got: {tries}.")

@@ -218,6 +218,8 @@ def test_games_that_one_of_two_rules_has_seen_are_apart(tmp_path):
     groups = compare.make_groups(read(tmp_path))
     assert [g.status for g in groups] == ["held_out", "mixed"]
     assert groups[1].statuses == (("mine", "seen"), ("other", "held_out"))
+    apart = "Games that only some of the rules have seen (mine: seen, other: held out):"
+    assert groups[1].title.startswith(apart)
     assert groups[1].tasks == (Task("Pong-v5"),)
 
 

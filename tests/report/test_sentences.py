@@ -13,6 +13,7 @@ from metarl.evaluation.cells import Tuned
 from metarl.report import evaluation_tables
 from metarl.report.cautions import cautions, finding
 from metarl.report.compare import Aggregate
+from metarl.report.game_cards import game_card
 from metarl.report.inputs import read_inputs
 from metarl.report.scores import Evaluation, gather
 from metarl.statistics import Estimate
@@ -139,6 +140,18 @@ def test_the_best_rule_is_said_with_whom_it_overlaps():
     assert finding([best, thin, far]) == (
         f"{said}; its interval lies above those of the others that have one; {none}."
     )
+
+
+def test_a_games_figure_says_where_its_bars_begin(tmp_path):
+    finals = {("mine", "Catch-v0"): [1.0], ("mine", "Pong-v5"): [1.0]}
+    store_all(tmp_path, finals)  # a random score is known of Pong alone
+    evaluation = read(tmp_path)
+    begins = {
+        task.name: game_card(evaluation, task, "").caption.partition("bars: from ")[2]
+        for task in evaluation.tasks
+    }
+    assert begins["Catch-v0"].startswith("0 to the mean")
+    assert begins["Pong-v5"].startswith("random to the mean")
 
 
 def test_learning_rates_that_were_tried_are_in_a_table(tmp_path):

@@ -100,6 +100,8 @@ def test_numbers_that_are_read_together_have_as_many_decimals():
     assert alike([-0.0001, 0.2]) == ["0.000", "0.200"]
     assert alike([1234.5, 999.4]) == ["1,234", "999"]
     assert alike([0.0, 0.0]) == ["0.00", "0.00"]
+    assert alike([1e308, -5e307, 0.0]) == ["1.00e308", "−5.00e307", "0"]
+    assert alike([float("inf"), 2.0]) == ["–", "2"]
     assert alike([0.00012, 0.0]) == ["0.000120", "0.000000"]
 
 
@@ -422,6 +424,9 @@ def test_a_random_agent_is_shown_once_and_every_game_has_its_part(
         (12.345, "12.3"),
         (1234.56, "1,235"),
         (2.5e-7, "2.5e−07"),
+        (1e9, "1,000,000,000"),
+        (2_345_678_901, "2.35e9"),
+        (-1e308, "−1.00e308"),
     ],
 )
 def test_numbers_for_people(value, expected):

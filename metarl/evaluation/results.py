@@ -22,6 +22,7 @@ from metarl.evaluation.shared_folder import locked
 
 CELLS = "cells"
 FORMAT = 1
+_UNORDERED = ("tuning.learning_rates", "tuning.games", "tuning.seeds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,16 +218,31 @@ def is_finished(
     before = {name: tree["result"].get(name) for name in of}
     before |= flatten(completed_identity(tree["settings"]))
     now = {**of, **flatten(cell.identity())}
-    fields = [f for f in dict.fromkeys([*now, *before]) if f not in undecided]
-    # The grid first: what it chose differs too where it does.
-    for field in sorted(fields, key=lambda name: not name.startswith("tuning.")):
-        if before.get(field) != now.get(field):
-            raise UserError(
-                f"results_dir: {results_dir} has {cell.name} with {field} = "
-                f"{_show(before, field)}, not {_show(now, field)} "
-                "(choose another results_dir)"
-            )
+    fields = [f for f in {**now, **before} if f not in undecided]
+    if field := first_difference(before, now, fields):
+        raise UserError(
+            f"results_dir: {results_dir} has {cell.name} with {field} = "
+            f"{show(before, field)}, not {show(now, field)} "
+            "(choose another results_dir)"
+        )
     return True
+
+
+def first_difference(
+    before: Mapping[str, Any], now: Mapping[str, Any], fields: Iterable[str]
+) -> str | None:
+    """Return the first of ``fields`` that two flat identities differ in.
+
+    The grid first: what it chose differs too where it does. In which order it was
+    given is no difference.
+    """
+    for field in sorted(fields, key=lambda name: not name.startswith("tuning.")):
+        pair = [before.get(field), now.get(field)]
+        if field in _UNORDERED:
+            pair = [sorted(v, key=str) if isinstance(v, list) else v for v in pair]
+        if pair[0] != pair[1]:
+            return field
+    return None
 
 
 @contextlib.contextmanager
@@ -341,5 +357,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _show(flat: Mapping[str, object], field: str) -> str:
+def show(flat: Mapping[str, object], field: str) -> str:
+    """Return the value of a flat identity as a message has it."""
     return json.dumps(flat[field]) if field in flat else "nothing"

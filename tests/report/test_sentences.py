@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from report_cells import ABOUT, make_cell, store, store_all
+from report_cells import ABOUT, make_cell, spoil, store, store_all
 
 from metarl.evaluation import results, tuning
 from metarl.evaluation.cells import Tuned
@@ -192,3 +192,14 @@ def test_tries_of_a_grid_are_told(tmp_path):
     assert not any("Tries" in text for text in cautions(read(tmp_path)))
     (said,) = [text for text in cautions(read(tries)) if text.startswith("Tries")]
     assert said.endswith(f"got: {tries}.")
+
+
+def test_a_return_that_no_axis_can_hold_counts_as_infinite(tmp_path):
+    cell = make_cell("mine", "Pong-v5", 1)
+    store(tmp_path, cell, 1.0)
+    spoil(tmp_path, cell, 1e308)
+    evaluation = read(tmp_path)
+    assert evaluation.returns("mine", evaluation.tasks[0]) == []
+    said = "The return is not finite in 1 cell, whose game is in no aggregate"
+    assert sum(text.startswith(said) for text in cautions(evaluation)) == 1
+    assert game_card(evaluation, evaluation.tasks[0], "").alt == "no final return"

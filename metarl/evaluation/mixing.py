@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import UserError
+from metarl.evaluation.cell_files import read_tree
 from metarl.evaluation.cells import Cell, completed_identity
 from metarl.evaluation.results import (
     CELLS,
     cell_path,
     first_difference,
     flatten,
-    read_tree,
     show,
 )
 from metarl.rule_files import game_identity

@@ -17,11 +17,11 @@ from typing import Any, Literal
 from metarl.atomic_files import write_file, write_new_file
 from metarl.envs.suites import GAMES, human_normalized_score
 from metarl.errors import UserError
+from metarl.evaluation.cell_files import FORMAT, not_a_cell, read_tree
 from metarl.evaluation.cells import GROUP_SIZE, Cell, completed_identity
 from metarl.evaluation.shared_folder import locked
 
 CELLS = "cells"
-FORMAT = 1
 _UNORDERED = ("tuning.learning_rates", "tuning.games", "tuning.seeds")
 
 
@@ -291,8 +291,10 @@ def read_record(path: Path) -> CellRecord:
             about=tree["about"],
             videos=tuple(Video(**video) for video in tree["videos"]),
         )
-    except (TypeError, KeyError, AttributeError) as error:
-        raise _not_a_cell(path, error) from None
+    except KeyError as error:
+        raise not_a_cell(path, f"{error} is missing") from None
+    except (TypeError, ValueError, AttributeError):
+        raise not_a_cell(path, "a part of it is not as this metarl has it") from None
 
 
 def _older(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -310,27 +312,6 @@ def _older(tree: Mapping[str, Any]) -> dict[str, Any]:
         if "wall_s" in about
         else None,
     }
-
-
-def read_tree(path: Path) -> dict[str, Any]:
-    """Return what is in a cell's file.
-
-    Raises:
-      UserError: it is none.
-    """
-    try:
-        # NaN, which earlier versions wrote, is no JSON.
-        text = path.read_text("utf-8")
-        tree: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
-        for name in ("result", "curve", "settings"):
-            tree[name]
-        return {"about": {}, "videos": [], **tree}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _not_a_cell(path, error) from None
-
-
-def _not_a_cell(path: Path, error: Exception) -> UserError:
-    return UserError(f"results_dir: {path} is not a cell's file ({error})")
 
 
 def write_tree(path: Path, tree: object) -> None:

@@ -410,7 +410,7 @@ def test_two_rules_of_one_name_are_refused(tmp_path):
         ("result", "mean_return", "high", "'high' (a number is needed)"),
         ("result", "mean_return", True, "True (a number is needed)"),
         ("result", "frames", None, "None (a number is needed)"),
-        ("result", "status", 3, "3 (text is needed)"),
+        ("result", "protocol", 3, "3 (text is needed)"),
         ("curve", "mean_return", [1], "[1] (a number is needed)"),
     ],
 )

@@ -15,6 +15,7 @@ from metarl.evaluation.jobs import Jobs
 from metarl.evaluation.mixing import require_one_of_a_name
 from metarl.evaluation.results import is_finished, make_result, write_cell
 from metarl.rule_files import load_rule
+from metarl.validation_plan import drop_other_cells
 
 GRID = ["tuning.learning_rates=[1e-3, 1e-2]", "tuning.games=[CartPole-v1]"]
 
@@ -153,3 +154,11 @@ def test_a_grid_in_another_order_is_the_same(tmp_path):
     more = tuned("Acrobot-v1", "CartPole-v1", rates=(1e-2, 1e-3, 1e-4))
     with pytest.raises(UserError, match=r"tuning\.learning_rates = "):
         is_finished(tmp_path, cell(tuning=more))
+
+
+def test_a_validation_begins_anew_where_it_would_be_refused(tmp_path):
+    path = store(tmp_path, cell())
+    drop_other_cells(tmp_path, [cell("Catch-v0", 2)])
+    assert path.exists()
+    drop_other_cells(tmp_path, [cell("Catch-v0", 2, "env_steps=9000")])
+    assert not path.exists()

@@ -60,6 +60,12 @@ def evaluate(args: argparse.Namespace) -> int:
     if not rules:
         raise UserError("evaluate: at least one RULE is needed")
     suite = [] if args.suite is None else [f"environment.suite={args.suite}"]
+    other = [x for x in args.overrides if x.lstrip("-").startswith("environment.suite")]
+    if suite and other:
+        raise UserError(
+            f"environment.suite: '{other[0].partition('=')[2]}' and --suite "
+            f"'{args.suite}' are both given, take one"
+        )
     # Loaded here for the platform alone, since reading a rule already uses JAX; each
     # rule has defaults of its own under these files and overrides.
     config = _load(EvaluationConfig, files, [*suite, *args.overrides])

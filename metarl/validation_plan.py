@@ -19,6 +19,7 @@ from metarl.envs.tasks import resolve_environment
 from metarl.errors import UserError
 from metarl.evaluation import results
 from metarl.evaluation.cells import Cell, plan, require_an_update
+from metarl.evaluation.mixing import require_one_of_a_name
 from metarl.rule_files import LoadedRule, Manifest
 from metarl.rules import make_rule
 
@@ -190,6 +191,7 @@ def drop_other_cells(place: Path, cells: Sequence[Cell]) -> None:
     try:
         for cell in cells:
             results.is_finished(place, cell)
+        require_one_of_a_name(place, cells)
     except UserError:
         say(f"validation: the cells in {place} are of another rule or other settings")
         shutil.rmtree(place / results.CELLS)

@@ -15,6 +15,7 @@ from metarl.config import (
     AtariOptions,
     EnvironmentConfig,
     EvaluationConfig,
+    FinalScoreConfig,
     Model,
     TrainConfig,
     ValidationConfig,
@@ -56,6 +57,7 @@ def refuse(
     else:
         _refuse_of_training(config)
         _refuse_ratio_of_no_replay(config, layers)
+        _refuse_two_final_scores(config)
 
 
 def _refuse_atari_without_atari(
@@ -170,3 +172,12 @@ def _all(layers: Sequence[_Section], *path: str) -> Iterator[_Section]:
             section = section.get(key) if isinstance(section, Mapping) else None
         if isinstance(section, Mapping):
             yield section
+
+
+def _refuse_two_final_scores(config: EvaluationConfig) -> None:
+    final = config.final_score
+    if final.last_share is not None and final.episodes != FinalScoreConfig().episodes:
+        raise UserError(
+            f"final_score: episodes={final.episodes} and "
+            f"last_share={final.last_share:g} are both given, take one"
+        )

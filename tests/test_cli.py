@@ -67,6 +67,10 @@ def test_config_prints_what_loads_as_the_same(tmp_path):
         ),
         (["train", "--resume", "."], "metarl: --resume .: not a run"),
         (["config", "--sheema"], "metarl: unknown option --sheema; did you mean '--sc"),
+        (
+            ["evaluate", "random", "--suite", "catch", "environment.suite=pong"],
+            "metarl: environment.suite: 'pong' and --suite 'catch' are both given",
+        ),
         (["trian"], "metarl: unknown command 'trian'; did you mean 'train'?"),
         ([], "metarl: the following arguments are required: COMMAND"),
     ],

@@ -175,3 +175,11 @@ def test_a_ratio_needs_a_replay(tmp_path):
     file.write_text(config_loader.dump(config))
     assert "ratio: 32" in file.read_text()
     refuse(EvaluationConfig, files=(file,))
+
+
+def test_the_final_score_is_of_episodes_or_of_a_share():
+    share = "final_score.last_share=0.1"
+    with pytest.raises(UserError, match=r"episodes=10 and last_share=0\.1 are both"):
+        refuse(EvaluationConfig, CATCH, "final_score.episodes=10", share)
+    refuse(EvaluationConfig, CATCH, share)
+    refuse(EvaluationConfig, CATCH, "final_score.episodes=10")

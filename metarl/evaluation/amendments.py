@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metarl.errors import UserError
+from metarl.evaluation.cell_files import read_tree
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.results import (
     CELLS,
     Video,
     cell_path,
     changing,
-    read_tree,
     write_tree,
 )
 from metarl.rule_files import LoadedRule, Status
@@ -70,6 +70,8 @@ def update_statuses(
             if rule is None or rule.manifest.sha256 != sha256:
                 continue
             before, now = stored["status"], rule.status(stored["game"])
+            if before not in _LESS_TRUST:
+                continue  # merging the tables shows it as it is
             if _LESS_TRUST.index(now) > _LESS_TRUST.index(before):
                 stored["status"] = now
                 write_tree(path, tree)

@@ -105,6 +105,7 @@ class _Grid:
     """The cells that this process is to train, and where they go."""
 
     cells: list[Cell]
+    beside: list[Cell]  # of other parts
     results_dir: Path
     tuning: list[tuning_grid.Grid]
     begin_at: float  # of the tries, by their share
@@ -125,7 +126,10 @@ def _plan(
     # Of all cells, so that a mistake is told to every part.
     grids = tuning_grid.plan_grids(planned, files, overrides)
     results_dir = planned[0].settings.results_dir
-    return _Grid(cells, results_dir, grids, begin_at=(jobs.index - 1) / jobs.count)
+    ours = {cell.name for cell in cells}
+    beside = [cell for cell in planned if cell.name not in ours]
+    begin_at = (jobs.index - 1) / jobs.count
+    return _Grid(cells, beside, results_dir, grids, begin_at)
 
 
 def _evaluate(grid: _Grid, told_to_stop: ToldToStop) -> list[Result]:
@@ -137,6 +141,7 @@ def _evaluate(grid: _Grid, told_to_stop: ToldToStop) -> list[Result]:
         results_dir,
         functools.partial(train_missing, told_to_stop=told_to_stop),
         begin_at=grid.begin_at,
+        beside=grid.beside,
     )
     if cells is not None:
         train_missing(cells, results_dir, told_to_stop)

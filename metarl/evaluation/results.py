@@ -17,11 +17,12 @@ from typing import Any, Literal
 from metarl.atomic_files import write_file, write_new_file
 from metarl.envs.suites import GAMES, human_normalized_score
 from metarl.errors import UserError
+from metarl.evaluation.cell_files import FORMAT, not_a_cell, read_tree
 from metarl.evaluation.cells import GROUP_SIZE, Cell, completed_identity
 from metarl.evaluation.shared_folder import locked
 
 CELLS = "cells"
-FORMAT = 1
+_UNORDERED = ("tuning.learning_rates", "tuning.games", "tuning.seeds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,16 +218,31 @@ def is_finished(
     before = {name: tree["result"].get(name) for name in of}
     before |= flatten(completed_identity(tree["settings"]))
     now = {**of, **flatten(cell.identity())}
-    fields = [f for f in dict.fromkeys([*now, *before]) if f not in undecided]
-    # The grid first: what it chose differs too where it does.
-    for field in sorted(fields, key=lambda name: not name.startswith("tuning.")):
-        if before.get(field) != now.get(field):
-            raise UserError(
-                f"results_dir: {results_dir} has {cell.name} with {field} = "
-                f"{_show(before, field)}, not {_show(now, field)} "
-                "(choose another results_dir)"
-            )
+    fields = [f for f in {**now, **before} if f not in undecided]
+    if field := first_difference(before, now, fields):
+        raise UserError(
+            f"results_dir: {results_dir} has {cell.name} with {field} = "
+            f"{show(before, field)}, not {show(now, field)} "
+            "(choose another results_dir)"
+        )
     return True
+
+
+def first_difference(
+    before: Mapping[str, Any], now: Mapping[str, Any], fields: Iterable[str]
+) -> str | None:
+    """Return the first of ``fields`` that two flat identities differ in.
+
+    The grid first: what it chose differs too where it does. In which order it was
+    given is no difference.
+    """
+    for field in sorted(fields, key=lambda name: not name.startswith("tuning.")):
+        pair = [before.get(field), now.get(field)]
+        if field in _UNORDERED:
+            pair = [sorted(v, key=str) if isinstance(v, list) else v for v in pair]
+        if pair[0] != pair[1]:
+            return field
+    return None
 
 
 @contextlib.contextmanager
@@ -275,8 +291,10 @@ def read_record(path: Path) -> CellRecord:
             about=tree["about"],
             videos=tuple(Video(**video) for video in tree["videos"]),
         )
-    except (TypeError, KeyError, AttributeError) as error:
-        raise _not_a_cell(path, error) from None
+    except KeyError as error:
+        raise not_a_cell(path, f"{error} is missing") from None
+    except (TypeError, ValueError, AttributeError):
+        raise not_a_cell(path, "a part of it is not as this metarl has it") from None
 
 
 def _older(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,27 +312,6 @@ def _older(tree: Mapping[str, Any]) -> dict[str, Any]:
         if "wall_s" in about
         else None,
     }
-
-
-def read_tree(path: Path) -> dict[str, Any]:
-    """Return what is in a cell's file.
-
-    Raises:
-      UserError: it is none.
-    """
-    try:
-        # NaN, which earlier versions wrote, is no JSON.
-        text = path.read_text("utf-8")
-        tree: dict[str, Any] = json.loads(text, parse_constant=lambda _: None)
-        for name in ("result", "curve", "settings"):
-            tree[name]
-        return {"about": {}, "videos": [], **tree}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _not_a_cell(path, error) from None
-
-
-def _not_a_cell(path: Path, error: Exception) -> UserError:
-    return UserError(f"results_dir: {path} is not a cell's file ({error})")
 
 
 def write_tree(path: Path, tree: object) -> None:
@@ -341,5 +338,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _show(flat: Mapping[str, object], field: str) -> str:
+def show(flat: Mapping[str, object], field: str) -> str:
+    """Return the value of a flat identity as a message has it."""
     return json.dumps(flat[field]) if field in flat else "nothing"

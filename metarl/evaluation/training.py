@@ -21,6 +21,7 @@ from metarl.console import heartbeat, say
 from metarl.evaluation import amendments, memory, results, results_tables
 from metarl.evaluation.batches import batches
 from metarl.evaluation.cells import Cell
+from metarl.evaluation.mixing import require_one_of_a_name
 from metarl.evaluation.runner import BatchRun, CellRun, ToldToStop, never
 from metarl.evaluation.shared_folder import claimed
 from metarl.evaluation.videos import Camera, film_left
@@ -42,10 +43,11 @@ def train_missing(
       Whether it has all of them.
 
     Raises:
-      UserError: it has one of them with other settings.
+      UserError: it has one of them with other settings, or others of the same name.
     """
     is_modified()  # as the code is now; each cell remembers it
     missing = [cell for cell in cells if not results.is_finished(results_dir, cell)]
+    require_one_of_a_name(results_dir, missing)
     _update_statuses(cells, results_dir)
     say(
         f"evaluating {len(cells)} cells on {jax.default_backend()}: "
@@ -58,6 +60,7 @@ def train_missing(
         # Another process may have written some in the meantime.
         left = [cell for cell in batch if not results.is_finished(results_dir, cell)]
         if left:
+            require_one_of_a_name(results_dir, left)
             _train(left, results_dir, told_to_stop)
     return all(results.is_finished(results_dir, cell) for cell in missing)
 

@@ -19,13 +19,11 @@ from metarl.envs.tasks import Task
 from metarl.errors import UserError
 from metarl.evaluation import results
 from metarl.evaluation.cells import Cell, Tuned
+from metarl.evaluation.mixing import CHOICE, require_one_of_a_name
 from metarl.evaluation.results import Result
 from metarl.evaluation.tuning_grid import Grid, rated_cell
 
 FOLDER = "tuning"
-
-_CHOICE = ("tuning.chosen", "tuning.score", "agent.optimizer.learning_rate")
-"""Settings of a cell that follow from the tries."""
 
 Train = Callable[[Sequence[Cell], Path], bool]
 """Trains the cells that a folder lacks; returns whether it has all of them then."""
@@ -38,6 +36,7 @@ def tuned_cells(
     train: Train,
     *,
     begin_at: float = 0.0,
+    beside: Sequence[Cell] = (),
 ) -> list[Cell] | None:
     """Try the rates and return the cells with those that were best.
 
@@ -48,6 +47,8 @@ def tuned_cells(
       train: trains what is missing.
       begin_at: the share of the tries that comes last, so that processes that share
         a folder begin with different ones.
+      beside: cells of other parts of the same command, whose settings are compared
+        with the folder's too.
 
     Returns:
       None where the tries were broken off.
@@ -56,7 +57,7 @@ def tuned_cells(
       UserError: the folder has a cell or a try of other settings; before any is
         trained.
     """
-    _require_same_settings(cells, grids, results_dir)
+    _require_same_settings([*cells, *beside], grids, results_dir)
     needed = {_key(cell) for cell in cells}
     ours = [grid for grid in grids if (grid.rule.name, grid.family) in needed]
     places = [(n, i) for n, grid in enumerate(ours) for i in range(len(grid.tries))]
@@ -143,19 +144,25 @@ def _require_same_settings(
     cells: Sequence[Cell], grids: Sequence[Grid], results_dir: Path
 ) -> None:
     """Refuse cells and tries that the folder has with other settings."""
+    by_folder: dict[Path, list[Cell]] = {results_dir: []}
     for cell in cells:
         grid = _grid_of(cell, grids)
         if grid is None:
             results.is_finished(results_dir, cell)
+            by_folder[results_dir].append(cell)
             continue
         # Any choice will do: what follows from it is left out.
         scores = tuple(0.0 for _ in grid.rates)
         for option in range(len(grid.rates)):  # each must be a rate
             rated = rated_cell(cell, grid.chosen(option, score="", scores=scores))
-        results.is_finished(results_dir, rated, undecided=_CHOICE)
-        for cells_of_option in grid.tries:
-            for tried in cells_of_option:
-                results.is_finished(_folder(tried, results_dir), tried)
+        results.is_finished(results_dir, rated, undecided=CHOICE)
+        by_folder[results_dir].append(rated)
+        for tried in (tried for option in grid.tries for tried in option):
+            folder = _folder(tried, results_dir)
+            results.is_finished(folder, tried)
+            by_folder.setdefault(folder, []).append(tried)
+    for folder, wanted in by_folder.items():
+        require_one_of_a_name(folder, wanted)
 
 
 def _grid_of(cell: Cell, grids: Sequence[Grid]) -> Grid | None:

@@ -5,7 +5,8 @@ Between `compare.py` and the page; sentences alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from metarl.evaluation.results import CellRecord
 from metarl.report import compare, evaluation_tables
@@ -14,8 +15,11 @@ from metarl.report.markup import count_of, number
 from metarl.report.scores import Evaluation, lies_above, task_of
 from metarl.report.sound_cells import is_infinite
 from metarl.report.tables import describe
+from metarl.rule_files.manifest import game_identity
 
 FEW_SEEDS = 5
+TRIES = "tuning"
+"""The folder of a grid's tries, in that of the results."""
 
 
 def cautions(evaluation: Evaluation) -> list[str]:
@@ -23,13 +27,14 @@ def cautions(evaluation: Evaluation) -> list[str]:
     found = [
         *_about_budgets(evaluation),
         *_about_games(evaluation),
+        *_about_tuning(evaluation),
         *_about_seeds(evaluation),
         *_about_origin(evaluation),
     ]
     missing = sum(len(s) for s in compare.missing_seeds(evaluation).values())
     if missing:
         found.append(
-            "Not run, of the grid of rules, games and seeds: "
+            "Not run, of the rules, games and seeds that are in these results: "
             f"{count_of(missing, 'cell')}."
         )
     thin = len(evaluation_tables.thin_table(evaluation).rows)
@@ -116,8 +121,8 @@ def _about_budgets(evaluation: Evaluation) -> Iterable[str]:
 
 def _unequal_budgets(group: Group, cells: Sequence[CellRecord]) -> Iterable[str]:
     for task in group.tasks:
-        frames = [cell.result.frames for cell in cells if task_of(cell) == task]
-        # Rollouts are not divided: budgets end a little apart.
+        frames = [_budget_of(cell) for cell in cells if task_of(cell) == task]
+        # Lived frames, where no budget is stored, end a part of a rollout apart.
         if frames and max(frames) > 1.1 * min(frames):
             yield (
                 f"{task.name}: some agents learned from {number(min(frames))} frames, "
@@ -128,7 +133,7 @@ def _unequal_budgets(group: Group, cells: Sequence[CellRecord]) -> Iterable[str]
 def _budgets_between_games(group: Group, cells: Sequence[CellRecord]) -> Iterable[str]:
     """Say where games that share an IQM were learned for unequal times."""
     budgets = {
-        task: max(cell.result.frames for cell in cells if task_of(cell) == task)
+        task: max(_budget_of(cell) for cell in cells if task_of(cell) == task)
         for task in group.common
     }
     if not budgets or group.kind == "raw":
@@ -145,6 +150,17 @@ def _budgets_between_games(group: Group, cells: Sequence[CellRecord]) -> Iterabl
         )
 
 
+def _budget_of(cell: CellRecord) -> int:
+    """Return the frames that a cell was to learn from; what it did where not stored.
+
+    Cells of one budget live for whole rollouts, and so past it by unequal parts of one.
+    """
+    result, budget = cell.result, cell.settings.get("env_steps")
+    if not isinstance(budget, int) or not result.env_steps:
+        return result.frames
+    return round(budget * result.frames / result.env_steps)
+
+
 def _about_games(evaluation: Evaluation) -> Iterable[str]:
     """Say where rules bring options of their own, as those of their meta-training."""
     found: dict[str, list[str]] = {}
@@ -153,6 +169,42 @@ def _about_games(evaluation: Evaluation) -> Iterable[str]:
             found.setdefault("; ".join(unlike), []).append(task.name)
     for options, names in found.items():
         yield f"Not the same game to all rules: {', '.join(names)} ({options})."
+
+
+def _about_tuning(evaluation: Evaluation) -> Iterable[str]:
+    """Say which scores a learning rate was chosen by, and which are of tries."""
+    for rule in evaluation.rules:
+        cells = tuple(evaluation.records_of(rule.name))
+        tried = {game_identity(game) for cell in cells for game in _tuned_on(cell)}
+        games = dict.fromkeys(
+            cell.result.game
+            for cell in cells
+            if game_identity(cell.result.game) in tried
+        )
+        if games:
+            yield (
+                f"The learning rate of {rule.name} was chosen on games that it is "
+                f"scored on here: {', '.join(games)}. These scores are no test of it."
+            )
+    folders = sorted({path for path in evaluation.folders.values() if _is_try(path)})
+    if folders:
+        yield (
+            "Tries of a learning-rate grid are among these results, not what an agent "
+            f"with the chosen rate got: {', '.join(map(str, folders))}."
+        )
+
+
+def _tuned_on(cell: CellRecord) -> Sequence[str]:
+    """Return the games that chose a cell's learning rate; none where it was given."""
+    tuning = cell.settings.get("tuning")
+    games = tuning.get("games") if isinstance(tuning, Mapping) else None
+    return [str(game) for game in games] if isinstance(games, list) else []
+
+
+def _is_try(results: Path) -> bool:
+    """Return whether a folder holds an option of a grid, as `tuning.py` names them."""
+    path = results.resolve()
+    return path.parent.name == TRIES and path.name.startswith("learning_rate=")
 
 
 def _about_seeds(evaluation: Evaluation) -> Iterable[str]:
@@ -164,10 +216,13 @@ def _about_seeds(evaluation: Evaluation) -> Iterable[str]:
             f"{'has' if single == 1 else 'have'} a single seed, which says nothing of "
             "how much runs differ."
         )
-    elif min(counts) < FEW_SEEDS:
-        few = f"{'' if min(counts) == max(counts) else 'as few as '}{min(counts)}"
+    several = [count for count in counts if count > 1]
+    if several and min(several) < FEW_SEEDS:
+        least = min(several)
+        few = f"{'' if least == max(several) else 'as few as '}{least}"
+        whose = "per other rule and game" if single else "per rule and game"
         yield (
-            f"There are {few} seeds per rule and game. Bootstrap "
+            f"There are {few} seeds {whose}. Bootstrap "
             "intervals of so few are too narrow: they hold the true value less often "
             "than 95 % of the time (How the numbers are made says how often)."
         )

@@ -28,6 +28,12 @@ STATUS_TITLES = {
     "seen": "Games that the rule was meta-trained on (seen)",
 }
 """In the order of the page."""
+STATUS_WORDS = {
+    "held_out": "held out",
+    "validation": "validation",
+    "seen": "seen",
+    "unknown": "unknown",
+}
 KIND_TITLES: dict[Kind, str] = {
     "human": "human-normalised scores (0 = random, 1 = human)",
     "best": "scores between random (0) and the best possible return (1)",
@@ -78,7 +84,8 @@ class Group:
         """For people."""
         title = STATUS_TITLES[self.status]
         if self.status == "mixed":
-            title += f" ({', '.join(f'{r}: {s}' for r, s in self.statuses)})"
+            of_rules = (f"{r}: {STATUS_WORDS.get(s, s)}" for r, s in self.statuses)
+            title += f" ({', '.join(of_rules)})"
         return f"{title}: {KIND_TITLES[self.kind]}"
 
 

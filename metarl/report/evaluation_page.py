@@ -269,8 +269,11 @@ def _not_run(page: _Page, without_run: Sequence[str]) -> Markup:
     for table, words, nothing in (
         (
             evaluation_tables.missing_table(evaluation),
-            "Cells of the grid of all rules, games and seeds here that were not run:",
-            "Every rule was run on every game with every seed.",
+            "Cells of the grid of all rules, games and seeds that are in these "
+            "results, which were not run:",
+            "Of the rules, games and seeds that are in these results, no combination "
+            "is missing. Rules, games and seeds that an evaluation had not begun when "
+            "it stopped are in no results, and are not known here.",
         ),
         (
             evaluation_tables.thin_table(evaluation),

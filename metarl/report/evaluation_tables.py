@@ -26,14 +26,6 @@ from metarl.report.sound_cells import is_infinite
 from metarl.report.tables import Cell, DataTable
 from metarl.statistics import Estimate, Runs, improvement_interval
 
-STATUS_WORDS = {
-    "held_out": "held out",
-    "validation": "validation",
-    "seen": "seen",
-    "unknown": "unknown",
-}
-
-
 SCORE_WORDS: Mapping[Kind, str] = {
     "human": "human",
     "best": "best",
@@ -126,7 +118,7 @@ def score_table(evaluation: Evaluation) -> DataTable:
                 (
                     task.name,
                     rule.name,
-                    STATUS_WORDS.get(status, status),
+                    compare.STATUS_WORDS.get(status, status),
                     interval_of(returns) if returns else None,
                     interval_of(evaluation.scores(rule.name, task))
                     if has_score

@@ -46,11 +46,13 @@ def game_card(evaluation: Evaluation, task: Task, note: str) -> Figure:
     seeds = sorted({len(evaluation.cells[rule.name, task]) for rule in rules})
     size = count_of(seeds[-1], "seed")
     size = size if len(seeds) == 1 else f"{seeds[0]} to {size}"
+    random = random_of(evaluation, task)
+    foot, floor = ("0", 0.0) if random is None else ("random", random.value)
     words = Words(
         f"game_{task.name}",
         f"{task.name}, {size}{note}",
         "Above: raw return of episodes while the agents learn; thin: a seed, thick: "
-        "their mean. Below: raw final return; bars: from random to the mean over "
+        f"their mean. Below: raw final return; bars: from {foot} to the mean over "
         "seeds; lines: 95 % bootstrap intervals of that mean; dots: seeds.",
         "; ".join(f"{name}: {describe(e)}" for name, e in finals.items())
         or "no final return",
@@ -70,8 +72,6 @@ def game_card(evaluation: Evaluation, task: Task, note: str) -> Figure:
             below.text(
                 0.5, 0.5, "no final return", ha="center", transform=below.transAxes
             )
-        random = random_of(evaluation, task)
-        floor = 0.0 if random is None else random.value
         for y, name in enumerate(finals):
             rule = evaluation.rule(name)
             returns = evaluation.returns(name, task)

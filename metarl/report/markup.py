@@ -93,13 +93,20 @@ def slug(text: str) -> str:
     return kept.strip(".-")[:80] or "x"
 
 
+_LONGEST = 1e9
+"""Above it numbers are written with an exponent."""
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number for people: ``digits`` significant ones, thousands apart."""
     if value is None or not math.isfinite(value):
         return "–"
     if abs(value) < 1e-12:
         return "0"  # what is left of a difference of equal numbers
-    if value == int(value) and abs(value) < 1e15:
+    if abs(value) > _LONGEST:
+        short = f"{value:.{digits - 1}e}".replace("e+0", "e").replace("e+", "e")
+        return short.replace("-", "−")
+    if value == int(value):
         return f"{int(value):,}".replace("-", "−")
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}".replace("-", "−")
@@ -117,6 +124,8 @@ def alike(values: Sequence[float], digits: int = 3) -> list[str]:
       digits: significant ones of the greatest, and the most decimals.
     """
     top = max((abs(value) for value in values), default=0.0)
+    if not top <= _LONGEST:  # nor NaN
+        return [number(value, digits) for value in values]
     decimals = digits - 1 - (math.floor(math.log10(top)) if top else 0)
     if top >= 10.0**-digits:
         decimals = min(decimals, digits)

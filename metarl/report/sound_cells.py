@@ -7,7 +7,6 @@ have paid what is no finite number.
 from __future__ import annotations
 
 import dataclasses
-import math
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 from metarl.errors import UserError
 from metarl.evaluation.results import CellRecord, CurveRow, Result
 
+_GREATEST = 1e300
+"""Returns above it cannot be averaged or drawn: sums and axes overflow."""
 _TYPES: dict[type, dict[str, Any]] = {
     kind: typing.get_type_hints(kind) for kind in (Result, CurveRow)
 }
@@ -54,7 +55,7 @@ def require_sound(path: Path, record: CellRecord) -> None:
 
 
 def without_infinities(record: CellRecord) -> CellRecord:
-    """Return the cell with None in place of what is not finite."""
+    """Return the cell with None in place of what is not finite, or as good as."""
     return dataclasses.replace(
         record,
         result=dataclasses.replace(record.result, **_cleared(record.result)),
@@ -64,8 +65,10 @@ def without_infinities(record: CellRecord) -> CellRecord:
 
 def is_infinite(record: CellRecord) -> bool:
     """Return whether a cell has no return since that of an episode was not finite."""
-    return record.result.mean_return is None and any(
-        row.episodes > 0 and row.mean_return is None for row in record.curve
+    result = record.result
+    return result.mean_return is None and (
+        result.scored_episodes > 0
+        or any(row.episodes > 0 and row.mean_return is None for row in record.curve)
     )
 
 
@@ -80,5 +83,6 @@ def _cleared(part: Result | CurveRow) -> dict[str, Any]:
     return {
         name: None
         for name in fields
-        if isinstance(value := getattr(part, name), float) and not math.isfinite(value)
+        if isinstance(value := getattr(part, name), float)
+        and not abs(value) <= _GREATEST  # nor NaN
     }

@@ -366,6 +366,57 @@ def test_a_file_that_is_no_cell_is_named_and_costs_its_row_alone(tmp_path, capsy
         results.read_cells(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda _: [], "it has no fields"),
+        (lambda tree: tree | {"result": [1]}, "'result' is not as this metarl has it"),
+        (lambda tree: tree | {"curve": None}, "'curve' is not as this metarl has it"),
+        (
+            lambda tree: {k: v for k, v in tree.items() if k != "settings"},
+            "'settings' is missing",
+        ),
+        (
+            lambda tree: tree | {"result": {"game": "Pong-v5"}},
+            "'rule' of 'result' is missing or no text",
+        ),
+        (lambda tree: tree | {"curve": [7]}, "a part of it is not as this metarl"),
+        (lambda tree: tree | {"settings": {}}, "'environment' is missing"),
+        (lambda tree: tree | {"format": 99}, None),
+    ],
+)
+def test_why_a_file_is_no_cell_and_what_to_do_is_said(tmp_path, change, why):
+    store(tmp_path, cell())
+    (path,) = (tmp_path / "cells").iterdir()
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(UserError) as error:
+        results.read_cells(tmp_path)
+    said = str(error.value)
+    if why is None:
+        assert said == (
+            f"results_dir: {path} is of format 99, this metarl reads up to 1 (update "
+            "metarl, or choose another results_dir)"
+        )
+    else:
+        assert said.startswith(f"results_dir: {path} is not a cell's file: {why}")
+        assert said.endswith(
+            " (delete it and give the command again, and it is trained anew)"
+        )
+    # Nor does anything else of an evaluation break by it.
+    assert results_tables.merge_cells(tmp_path) == []
+    assert update_statuses(tmp_path, [cell().rule]) == []
+
+
+def test_half_a_cell_is_told_before_it_would_be_taken_for_done(tmp_path):
+    store(tmp_path, cell())
+    (path,) = (tmp_path / "cells").iterdir()
+    path.write_text(path.read_text()[:99])
+    with pytest.raises(UserError, match=r"not whole, or no JSON .delete it and"):
+        results.is_finished(tmp_path, cell())
+    path.unlink()
+    assert not results.is_finished(tmp_path, cell())
+
+
 def test_summary_is_a_mean_over_seeds():
     def result(seed: int, mean: float | None):
         returns = [] if mean is None else [mean]

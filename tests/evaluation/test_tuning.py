@@ -182,7 +182,7 @@ def test_else_ranks_count_so_that_no_game_outweighs_another():
 def test_without_an_episode_nothing_is_chosen():
     (grid,) = grids(["actor_critic"], CATCH, RATES, *TRIED)
     with pytest.raises(
-        UserError, match=r"no episode of CartPole-v1.*env_steps, 100 now"
+        UserError, match=r"has no score on CartPole-v1.*env_steps, 100 now"
     ):
         tuning.choose(grid, rows(grid, [None], [None]))
 

@@ -100,6 +100,8 @@ def test_numbers_that_are_read_together_have_as_many_decimals():
     assert alike([-0.0001, 0.2]) == ["0.000", "0.200"]
     assert alike([1234.5, 999.4]) == ["1,234", "999"]
     assert alike([0.0, 0.0]) == ["0.00", "0.00"]
+    assert alike([1e308, -5e307, 0.0]) == ["1.00e308", "−5.00e307", "0"]
+    assert alike([float("inf"), 2.0]) == ["–", "2"]
     assert alike([0.00012, 0.0]) == ["0.000120", "0.000000"]
 
 
@@ -153,7 +155,7 @@ def test_the_sections_in_their_order(tmp_path):
         "game_Boxing-v5",
         "game_Pong-v5",
     }
-    assert "Every rule was run on every game with every seed." in text
+    assert "seeds that are in these results, no combination is missing." in text
     methods = text[text.index('id="methods"') :]
     assert "Intervals treat both as exact, also where they were measured" in methods
     # 8 cells of 36 s.
@@ -172,7 +174,7 @@ def test_cautions_name_what_is_amiss(tmp_path):
     for sentence in (
         "2 of 2 pairs of rule and game have a single seed",
         "Cells come from 2 commits.",
-        "Not run, of the grid of rules, games and seeds: 2 cells.",
+        "Not run, of the rules, games and seeds that are in these results: 2 cells.",
         "Scored on fewer than 100 episodes: 2 cells.",
         "Losses became infinite or NaN in 1 cell: mine on Pong-v5, seed 2.",
     ):
@@ -422,6 +424,9 @@ def test_a_random_agent_is_shown_once_and_every_game_has_its_part(
         (12.345, "12.3"),
         (1234.56, "1,235"),
         (2.5e-7, "2.5e−07"),
+        (1e9, "1,000,000,000"),
+        (2_345_678_901, "2.35e9"),
+        (-1e308, "−1.00e308"),
     ],
 )
 def test_numbers_for_people(value, expected):

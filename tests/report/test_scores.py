@@ -218,6 +218,8 @@ def test_games_that_one_of_two_rules_has_seen_are_apart(tmp_path):
     groups = compare.make_groups(read(tmp_path))
     assert [g.status for g in groups] == ["held_out", "mixed"]
     assert groups[1].statuses == (("mine", "seen"), ("other", "held_out"))
+    apart = "Games that only some of the rules have seen (mine: seen, other: held out):"
+    assert groups[1].title.startswith(apart)
     assert groups[1].tasks == (Task("Pong-v5"),)
 
 
@@ -408,7 +410,7 @@ def test_two_rules_of_one_name_are_refused(tmp_path):
         ("result", "mean_return", "high", "'high' (a number is needed)"),
         ("result", "mean_return", True, "True (a number is needed)"),
         ("result", "frames", None, "None (a number is needed)"),
-        ("result", "status", 3, "3 (text is needed)"),
+        ("result", "protocol", 3, "3 (text is needed)"),
         ("curve", "mean_return", [1], "[1] (a number is needed)"),
     ],
 )

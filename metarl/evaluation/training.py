@@ -61,7 +61,16 @@ def train_missing(
         left = [cell for cell in batch if not results.is_finished(results_dir, cell)]
         if left:
             require_one_of_a_name(results_dir, left)
-            _train(left, results_dir, told_to_stop)
+            try:
+                _train(left, results_dir, told_to_stop)
+            except Exception as error:
+                # A rule or an environment of the user's, whose traceback they need.
+                names = ", ".join(cell.name for cell in left)
+                error.add_note(
+                    f"While training {names} in {results_dir}; finished cells are "
+                    "kept, and the same command goes on with the others."
+                )
+                raise
     return all(results.is_finished(results_dir, cell) for cell in missing)
 
 

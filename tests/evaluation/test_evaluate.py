@@ -264,6 +264,20 @@ def test_killed_between_cells_it_goes_on_with_the_missing_ones(tmp_path, monkeyp
     assert learned(tmp_path, 2) == learned(tmp_path / "whole", 2)
 
 
+def test_an_error_of_the_users_code_says_in_which_cells(tmp_path, monkeypatch):
+    run(tmp_path, "seeds=[1]")
+
+    def broken(*_):
+        raise ZeroDivisionError("in a user's environment")
+
+    monkeypatch.setattr(BatchRun, "_iterate", broken)
+    with pytest.raises(ZeroDivisionError) as info:
+        run(tmp_path, "seeds=[1, 2]")
+    (note,) = info.value.__notes__
+    assert note.startswith("While training small__Catch-v0__seed2 in ")
+    assert note.endswith("the same command goes on with the others.")
+
+
 def test_a_strange_file_in_the_folder_costs_no_cell(tmp_path, monkeypatch, capsys):
     merges = []
     merge_cells = results_tables.merge_cells

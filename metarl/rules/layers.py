@@ -28,6 +28,11 @@ def init_linear(key: jax.Array, inputs: int, outputs: int) -> Layer:
     return {"w": weights / math.sqrt(inputs), "b": jnp.zeros(outputs)}
 
 
+def zero_linear(inputs: int, outputs: int) -> Layer:
+    """Return a layer whose output is zero."""
+    return {"w": jnp.zeros((inputs, outputs)), "b": jnp.zeros(outputs)}
+
+
 def linear(layer: Layer, x: jax.Array) -> jax.Array:
     """Return ``x @ w + b``, over the last axis."""
     y = x @ layer["w"]

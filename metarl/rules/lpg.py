@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from metarl.config import LPGConfig
 from metarl.numerics import entropy, kl_divergence, masked_mean, take_action
 from metarl.rules.base import Head, Metrics, RuleSpec, RuleState, Targets, UpdateRule
-from metarl.rules.layers import embed, init_linear, linear, reverse_lstm
+from metarl.rules.layers import embed, init_linear, linear, reverse_lstm, zero_linear
 from metarl.types import Experience, Outputs, Params, Transitions, drop_invalid
 
 NUM_FEATURES = 6
@@ -50,15 +50,17 @@ class LPG(UpdateRule):
     def init_params(self, key: jax.Array) -> Params:
         """Return new meta-parameters."""
         size, width = self.config.prediction_size, self.config.lstm
-        keys = jax.random.split(key, 5)
+        keys = jax.random.split(key, 4)
         return {
             "y_embedding": {
                 "hidden": init_linear(keys[0], size, self.config.embedding_hidden),
                 "out": init_linear(keys[1], self.config.embedding_hidden, 1),
             },
             "lstm": init_linear(keys[2], NUM_FEATURES + width, 4 * width),
-            "pi_target": init_linear(keys[3], width, 1),
-            "y_target": init_linear(keys[4], width, size),
+            # Zeros, so that a new rule reinforces nothing. A random one is a policy
+            # gradient of random sign, and some teach before they are meta-trained.
+            "pi_target": zero_linear(width, 1),
+            "y_target": init_linear(keys[3], width, size),
         }
 
     def targets(

@@ -14,27 +14,30 @@ from metarl import config_loader, train
 from metarl.config import TrainConfig
 from metarl.evaluation import evaluate
 
-CONFIG = Path(__file__).parents[2] / "configs" / "catch.yaml"
-SEEDS = (1, 2, 3)
+CONFIGS = Path(__file__).parents[2] / "configs"
+# Budgets of the fresh agents; the first is that of the suite.
+BUDGETS = {"catch.yaml": 100_000, "catch_disco.yaml": 800_000}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("meta_seed", SEEDS)
+@pytest.mark.parametrize(
+    ("name", "meta_seed"),
+    [*(("catch.yaml", seed) for seed in range(1, 6)), ("catch_disco.yaml", 1)],
+)
 def test_fresh_agents_learn_under_the_new_rule(
-    meta_seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, meta_seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     run = tmp_path / "run"
     config = config_loader.load(
-        TrainConfig, [CONFIG], [f"seed={meta_seed}", f"run_dir={run}"]
+        TrainConfig, [CONFIGS / name], [f"seed={meta_seed}", f"run_dir={run}"]
     )
     assert train.main(config) == 0
     results = evaluate(
         [run, run / "initial_rule"],
         overrides=[
             "environment.suite=catch_5x5",
-            f"seeds={list(SEEDS)}",
-            "env_steps=800000",
+            f"env_steps={BUDGETS[name]}",
             f"results_dir={tmp_path / 'results'}",
         ],
     )

@@ -197,6 +197,22 @@ def test_heads_and_sizes_of_the_defaults() -> None:
     assert sum(x.size for x in jax.tree.leaves(shapes)) == expected
 
 
+def test_a_new_rule_reinforces_nothing() -> None:
+    experience = make_experience(jax.random.key(3), RULE, T=T, B=B, A=A)
+    params = RULE.init_params(jax.random.key(1))
+    targets, _, _ = run(params, experience)
+    assert not np.any(targets["pi"])
+    assert np.all(np.any(targets["y"] != 0, axis=-1))
+
+    def reinforced(params: Params) -> jax.Array:
+        targets, _, _ = run(params, experience)
+        return jnp.sum(targets["pi"] * experience.transitions.rewards)
+
+    # Zeros that meta-training can leave, by what the LSTM saw.
+    grads = jax.grad(reinforced)(params)
+    assert np.all(grads["pi_target"]["w"] != 0)
+
+
 def test_saved_loaded_and_shown(tmp_path: Path) -> None:
     written = save_rule(tmp_path / "lpg", new_params(), new_manifest(CONFIG))
     loaded = load_rule(tmp_path / "lpg")

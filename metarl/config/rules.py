@@ -116,6 +116,22 @@ class LPGConfig(Model):
     """An input of the LSTM, and nothing else."""
 
 
+class LPGCriticConfig(LPGConfig):
+    """LPG whose LSTM sees what a value function says of the batch (ours)."""
+
+    kind: Literal["lpg_critic"] = "lpg_critic"  # type: ignore[assignment]
+    discount: Probability = 0.99
+    """Of the value function."""
+    trace_lambda: Probability = 0.95
+    """Of the value function's V-trace."""
+    value_cost: NonNegative = 0.5
+    num_bins: Annotated[int, Field(ge=3)] = 101
+    max_abs_value: Positive = 50.0
+    """Bound of the value bins, in signed-hyperbolic space, as of `actor_critic`."""
+    moments_decay: Decay = 0.99
+    """Of the running moments that normalise advantages."""
+
+
 class CustomConfig(Model):
     """A user's own rule: a class that derives from `metarl.rules.base.UpdateRule`."""
 
@@ -131,6 +147,7 @@ RuleConfig = Annotated[
     | PPOConfig
     | DiscoConfig
     | LPGConfig
+    | LPGCriticConfig
     | RandomConfig
     | CustomConfig,
     Field(discriminator="kind"),

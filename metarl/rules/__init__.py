@@ -7,6 +7,7 @@ from metarl.config import (
     CustomConfig,
     DiscoConfig,
     LPGConfig,
+    LPGCriticConfig,
     PolicyGradientConfig,
     PPOConfig,
     RandomConfig,
@@ -22,6 +23,10 @@ def make_rule(config: RuleConfig) -> UpdateRule:
             from metarl.rules.disco import Disco
 
             return Disco(config)
+        case LPGCriticConfig():
+            from metarl.rules.lpg_critic import LPGCritic
+
+            return LPGCritic(config)
         case LPGConfig():
             from metarl.rules.lpg import LPG
 

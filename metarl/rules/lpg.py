@@ -7,6 +7,7 @@ environments or files.
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,6 @@ from metarl.numerics import entropy, kl_divergence, masked_mean, take_action
 from metarl.rules.base import Head, Metrics, RuleSpec, RuleState, Targets, UpdateRule
 from metarl.rules.layers import embed, init_linear, linear, reverse_lstm, zero_linear
 from metarl.types import Experience, Outputs, Params, Transitions, drop_invalid
-
-NUM_FEATURES = 6
-"""Numbers per transition that the LSTM sees."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +36,9 @@ class LPG(UpdateRule):
 
     config: LPGConfig
 
+    num_features: ClassVar[int] = 6
+    """Numbers per transition that the LSTM sees."""
+
     def spec(self, num_actions: int) -> RuleSpec:
         """Return the heads of the policy and of the prediction."""
         return RuleSpec(
@@ -56,7 +57,7 @@ class LPG(UpdateRule):
                 "hidden": init_linear(keys[0], size, self.config.embedding_hidden),
                 "out": init_linear(keys[1], self.config.embedding_hidden, 1),
             },
-            "lstm": init_linear(keys[2], NUM_FEATURES + width, 4 * width),
+            "lstm": init_linear(keys[2], self.num_features + width, 4 * width),
             # Zeros, so that a new rule reinforces nothing. A random one is a policy
             # gradient of random sign, and some teach before they are meta-trained.
             "pi_target": zero_linear(width, 1),
@@ -74,16 +75,22 @@ class LPG(UpdateRule):
         del key
         transitions = drop_invalid(experience.transitions)
         features = self._features(meta_params, transitions, experience.outputs)
-        hidden = reverse_lstm(meta_params["lstm"], features, transitions)
-        targets = {
-            "pi": linear(meta_params["pi_target"], hidden)[..., 0],
-            "y": linear(meta_params["y_target"], hidden),
-        }
+        targets = self.outputs(meta_params, features, transitions)
         metrics = {
             "pi_hat": masked_mean(targets["pi"], transitions.own),
             "rule_entropy_y": masked_mean(entropy(targets["y"]), transitions.own),
         }
         return targets, rule_state, metrics
+
+    def outputs(
+        self, meta_params: Params, features: jax.Array, transitions: Transitions
+    ) -> Targets:
+        """Return the targets that the LSTM gives for its inputs ``[T, B, F]``."""
+        hidden = reverse_lstm(meta_params["lstm"], features, transitions)
+        return {
+            "pi": linear(meta_params["pi_target"], hidden)[..., 0],
+            "y": linear(meta_params["y_target"], hidden),
+        }
 
     def loss(
         self,

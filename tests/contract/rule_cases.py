@@ -16,6 +16,7 @@ from metarl.config import (
     ActorCriticConfig,
     DiscoConfig,
     LPGConfig,
+    LPGCriticConfig,
     PolicyGradientConfig,
     PPOConfig,
 )
@@ -53,6 +54,15 @@ RULES: dict[str, UpdateRule] = {
         )
     ),
     "lpg": make_rule(LPGConfig(prediction_size=7, lstm=6, embedding_hidden=4)),
+    "lpg_critic": make_rule(
+        LPGCriticConfig(
+            prediction_size=7,
+            lstm=6,
+            embedding_hidden=4,
+            num_bins=11,
+            max_abs_value=5.0,
+        )
+    ),
     "docs_example": documented_rule(),
 }
 
@@ -62,6 +72,7 @@ OPEN_HEADS: dict[str, set[str]] = {
     "ppo": set(),
     "disco": {"y", "z"},
     "lpg": {"logits", "y"},
+    "lpg_critic": {"y"},
     "docs_example": set(),
 }
 """Heads, own and of the target network, that targets are differentiable in. The

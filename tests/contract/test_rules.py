@@ -72,6 +72,18 @@ OPTIONS: dict[str, dict[str, object]] = {
         "y_cost": 0.1,
         "discount": 0.5,
     },
+    "lpg_critic": {
+        "prediction_size": 8,
+        "lstm": 7,
+        "embedding_hidden": 5,
+        "y_cost": 0.1,
+        "discount": 0.5,
+        "trace_lambda": 0.5,
+        "value_cost": 0.1,
+        "num_bins": 13,
+        "max_abs_value": 6.0,
+        "moments_decay": 0.5,
+    },
     "docs_example": {
         "discount": 0.5,
         "trace_lambda": 0.5,
@@ -121,7 +133,7 @@ def test_the_loss_trains_every_head(name):
 def test_the_meta_gradient_reaches_every_meta_parameter(name):
     gradient = jitted(measure, name)(make_case(RULES[name]))["meta_gradient"]
     assert not zero_leaves(gradient)
-    assert bool(jax.tree.leaves(gradient)) == (name in ("disco", "lpg"))
+    assert bool(jax.tree.leaves(gradient)) == (name in ("disco", "lpg", "lpg_critic"))
 
 
 def test_gradients_through_the_targets_stop_where_stated(name):

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from metarl import config_loader
 from metarl.config import (
@@ -21,6 +21,7 @@ from metarl.config import (
     EnvironmentConfig,
     EvaluationConfig,
     LPGConfig,
+    LPGCriticConfig,
     PPOConfig,
 )
 from metarl.envs.suites import Family
@@ -68,6 +69,17 @@ _LPG_ATARI: Tree = config_loader.merge(
     {"environment": {"clip_rewards": True}},
 )
 
+_LPG_CRITIC_TOY: Tree = {
+    "rollout_length": 16,
+    "replay": {"capacity": 0},
+    "environment": {"num_envs": 16},
+    "agent": {
+        # Without a common torso, as such rules are discovered (docs/rules.md).
+        "network": {"torso": {"hidden": []}, "head_hidden": [64, 64]},
+        "optimizer": {"learning_rate": 3e-3},
+    },
+}
+
 # PPO as CleanRL runs it (Huang et al., JMLR 2022: ppo.py and ppo_atari.py), after the
 # authors' own code; Huang et al., "The 37 implementation details of PPO" (2022),
 # gives the reason of each.
@@ -82,6 +94,9 @@ _PPO_OPTIMIZER: Tree = {
 }
 
 PPO_ATARI_CLIP = 0.1
+
+PIXELS: tuple[Family, ...] = ("atari", "procgen")
+"""Families whose observations are pictures, for convolutional networks."""
 
 _PPO_CONTROL: Tree = {
     "rollout_length": 128,
@@ -246,23 +261,29 @@ def _defaults(
         return _PPO_CONTROL if family in STATE_SIZE else _PPO_TOY
     if isinstance(rule.manifest.config, DiscoConfig):
         return _disco_atari(env_steps) if family == "atari" else _DISCO_TOY
+    if isinstance(rule.manifest.config, LPGCriticConfig):
+        return _ON_POLICY_ATARI if family == "atari" else _LPG_CRITIC_TOY
     if isinstance(rule.manifest.config, LPGConfig) and family == "atari":
         return _LPG_ATARI
     return _ON_POLICY_ATARI if family == "atari" else _ON_POLICY_TOY
 
 
 def _trained_with(manifest: Manifest, family: Family) -> Tree | None:
-    """Return the settings that the rule was meta-trained with, on the same family.
+    """Return the settings that the rule was meta-trained with, if they suit a family.
 
     The manifest's `agent` section is `{"agent", "rollout_length", "num_envs",
     "environment", "replay", "families"}`, as `metarl train` writes it: without `replay`
     agents learn on-policy; `families` has such a section for each of several families.
+    Settings of one family say nothing of another; what several share that are no
+    pictures suits a further one of that sort.
     """
     section = manifest.agent
     if not section:
         return None
     families = section.get("families")
-    of_family = families.get(family) if isinstance(families, dict) else None
+    of_family = None
+    if isinstance(families, dict):
+        of_family = families.get(family, _shared(families, family))
     if isinstance(of_family, dict):
         section = of_family
     environment = section.get("environment")
@@ -280,6 +301,15 @@ def _trained_with(manifest: Manifest, family: Family) -> Tree | None:
     if "rollout_length" in section:
         tree["rollout_length"] = section["rollout_length"]
     return tree
+
+
+def _shared(families: Mapping[str, JsonValue], family: Family) -> JsonValue:
+    """Return the section that all families without pictures have, if ``family`` is."""
+    if family in PIXELS:
+        return None
+    sections = [x for other, x in families.items() if other not in PIXELS]
+    agreed = bool(sections) and all(section == sections[0] for section in sections)
+    return sections[0] if agreed else None
 
 
 def _family_of(environment: Mapping[str, object]) -> Family | None:

@@ -178,8 +178,22 @@ def test_a_rule_of_several_families_brings_the_settings_of_each():
     assert (found.replay.capacity, found.replay.ratio) == (50, 10)
     found = settings(rule, "cartpole")
     assert (found.environment.num_envs, found.replay.capacity) == (6, 0)
-    # Of other families nothing is known.
+    # What others need, of which the two are not agreed, is not known.
     assert settings(rule, "minigrid") == settings(discovered(), "minigrid")
+
+
+def test_what_several_families_share_suits_another_without_pictures():
+    mixed = EnvironmentConfig(games=("CartPole-v1", "Catch-v0"), num_envs=6)
+    section, agent = trained_on(mixed)
+    pictures = {**section, "rollout_length": 9}
+    families = {"cartpole": section, "catch": section, "atari": pictures}
+    rule = discovered({**section, "families": families})
+    for family in ("minigrid", "envpool"):
+        found = settings(rule, family)
+        assert (found.agent, found.rollout_length) == (agent, 13)
+        assert found.environment.num_envs == 6
+    assert settings(rule, "atari").rollout_length == 9
+    assert settings(rule, "procgen") == settings(discovered(), "procgen")
 
 
 def test_a_rule_brings_what_it_was_meta_trained_with():

@@ -11,6 +11,7 @@ path, kind, dtype and shape.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -64,6 +65,19 @@ class _Leaf:
         shape = ", ".join(str(size) for size in self.shape)
         prng = f"{self.prng} key " if self.prng else ""
         return f"{prng}{self.dtype}[{shape}]"
+
+
+def newest_metadata(directory: Path) -> dict[str, object] | None:
+    """Return what was stored beside the newest checkpoint; None where there is none.
+
+    Without Orbax, whose manager cleans up what another process may be writing.
+    """
+    saved = [path for path in directory.glob("*") if path.name.isdigit()]
+    for path in sorted(saved, key=lambda path: -int(path.name)):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            index = json.loads((path / "index" / "metadata").read_text("utf-8"))
+            return dict(index["metadata"])
+    return None
 
 
 class CheckpointStore:

@@ -155,7 +155,8 @@ def _add_evaluate(add: _Subparsers[Parser]) -> None:
         "rules",
         nargs="+",
         metavar="RULE",
-        help="a rule file, folder, run or built-in name; a .yaml is a configuration",
+        help="a rule's folder or file, a run, or a name that `metarl rules list` "
+        "prints; a .yaml is a configuration",
     )
     evaluate.add_argument("--suite", help="suite by name; see `metarl games`")
     evaluate.add_argument(
@@ -195,11 +196,11 @@ def _add_report(add: _Subparsers[Parser]) -> None:
 
 def _add_rules(add: _Subparsers[Parser]) -> None:
     rules = _command(
-        add, "rules", "list, show and convert rule files", "rules show actor_critic"
+        add, "rules", "list, show, convert and ship rules", "rules show actor_critic"
     )
     sub = rules.add_subparsers(metavar="COMMAND", required=True)
     list_rules = _command(
-        sub, "list", "list built-in rules and those in folders", "rules list runs"
+        sub, "list", "list the rules that ship and those in folders", "rules list runs"
     )
     list_rules.add_argument("folders", nargs="*", type=Path, metavar="FOLDER")
     list_rules.set_defaults(run=commands.rules_list)
@@ -230,6 +231,7 @@ def _add_rules(add: _Subparsers[Parser]) -> None:
             "-o", "--output", type=Path, required=True, metavar="PATH", help="to write"
         )
 
+    _add_ship(sub)
     verify = _command(
         sub,
         "verify",
@@ -241,6 +243,42 @@ def _add_rules(add: _Subparsers[Parser]) -> None:
     subject.add_argument("--weights", type=Path, metavar="NPZ", help="as published")
     subject.add_argument("--rule", type=Path, metavar="DIR", help="an imported rule")
     verify.set_defaults(run=commands.rules_verify)
+
+
+def _add_ship(sub: _Subparsers[Parser]) -> None:
+    ship = _command(
+        sub,
+        "ship",
+        "write a run's rule with its model card, curves and configuration",
+        "rules ship runs/catch3 -o checkpoints/catch3 --results results/catch3",
+    )
+    ship.add_argument(
+        "run_folder", type=Path, metavar="RUN", help="a run, or a rule in one"
+    )
+    ship.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="to write; its name is the rule's, such as checkpoints/NAME",
+    )
+    ship.add_argument(
+        "--results",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FOLDER",
+        help="of `metarl evaluate`, with cells of this rule",
+    )
+    ship.add_argument(
+        "--notes",
+        type=Path,
+        metavar="FILE",
+        help="what it is not good for, in Markdown (default: DIR/notes.md)",
+    )
+    ship.set_defaults(run=commands.rules_ship)
 
 
 def _add_bench(add: _Subparsers[Parser]) -> None:

@@ -115,6 +115,13 @@ def rules_export(args: argparse.Namespace) -> int:
     return 0
 
 
+def rules_ship(args: argparse.Namespace) -> int:
+    """Write the folder of a rule that ships, from its run."""
+    from metarl.shipping.command import main
+
+    return main(args.run_folder, args.output, args.results, args.notes)
+
+
 def rules_verify(args: argparse.Namespace) -> int:
     """Compare this build with golden arrays; 1 if any differs by more than allowed."""
     # The arrays' tolerances are for float32 on CPU.

@@ -21,6 +21,7 @@ from metarl.config import TrainConfig
 from metarl.errors import UserError
 from metarl.provenance import write_versions
 from metarl.rule_files import LoadedRule, load_rule, save_rule
+from metarl.rule_files import folder as rule_folder
 
 EXTENDABLE = ("meta_steps", "validation")
 """Keys that a resumed run may change."""
@@ -50,6 +51,11 @@ class RunFolder:
         self.path = path
         if not self._config.is_file():
             raise UserError(f"--resume {path}: not a run (it has no config.yaml)")
+        if rule_folder.holds_rule(path):
+            raise UserError(
+                f"--resume {path}: a rule that ships, not a run (discover it anew with "
+                f"metarl train {self._config})"
+            )
 
     @classmethod
     def create(cls, config: TrainConfig) -> RunFolder:

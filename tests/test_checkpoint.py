@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl.checkpoint import AS_STORED, CheckpointStore
+from metarl.checkpoint import AS_STORED, CheckpointStore, newest_metadata
 from metarl.errors import UserError
 from metarl.types import Clock
 
@@ -272,3 +272,15 @@ def test_frozen_dataclasses_and_named_tuples_keep_their_class(tmp_path: Path) ->
     assert dataclasses.is_dataclass(restored["clock"])
     assert isinstance(restored["clock"], Clock)
     assert restored["moments"].count == 7
+
+
+def test_newest_metadata_needs_no_manager(tmp_path: Path) -> None:
+    assert newest_metadata(tmp_path / "none") is None
+    with CheckpointStore(tmp_path / "saved", keep=3) as store:
+        for step in (9, 10):
+            store.save(step, {"x": np.zeros(2)}, {"env_steps": 5 * step})
+    assert newest_metadata(tmp_path / "saved") == {"env_steps": 50}
+    # One that is just written, and a half one, do not count.
+    (tmp_path / "saved" / "11.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "saved" / "12").mkdir()
+    assert newest_metadata(tmp_path / "saved") == {"env_steps": 50}

@@ -22,6 +22,7 @@ PAGES = [
     README,
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "checkpoints" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 UPDATES = "seed, updates, length = 1, 200, 16"
@@ -57,7 +58,7 @@ def test_the_readme_shows_every_command() -> None:
     shown = {words_of(command)[0] for command in COMMANDS}
     assert shown == {"train", "evaluate", "report", "rules", "bench", "games", "config"}
     of_rules = {w[1] for w in map(words_of, COMMANDS) if w[0] == "rules"}
-    assert of_rules == {"import", "list", "show", "export", "verify"}
+    assert of_rules == {"import", "list", "show", "export", "verify", "ship"}
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *OF_EVALUATION])
@@ -107,7 +108,7 @@ def mentions(page: Path) -> set[str]:
     return {str(path) for path in near} | set(paths)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_are_named_exist(page: Path) -> None:
     # NAME stands for whatever is added.
     names = [name.replace("NAME", "*") for name in sorted(mentions(page))]

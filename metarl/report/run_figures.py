@@ -171,7 +171,7 @@ def _lines(run: TrainingRun, chart: Chart, prefix: str) -> Figure | None:
     with drawing(words, height=2.8) as drawn:
         axes = drawn.canvas.subplots()
         for i, (label, (x, y)) in enumerate(found.items()):
-            _series(axes, x, y, label, i)
+            draw_series(axes, x, y, label, i)
         positive = all((y > 0).all() for _, y in found.values())
         finish(axes, step_key(run), chart.unit, is_log=chart.is_log and positive)
         if len(found) > 1:
@@ -197,7 +197,7 @@ def _games(run: TrainingRun, prefix: str) -> list[Figure]:
         )
         with drawing(words, width=CARD_WIDTH, height=2.1) as drawn:
             axes = drawn.canvas.subplots()
-            _series(axes, x, y, game, 0)
+            draw_series(axes, x, y, game, 0)
             finish(axes, step_key(run), "raw return")
             drawn.numbers(("game", step_key(run), "return"), _rows({game: (x, y)}))
         assert drawn.figure is not None
@@ -251,8 +251,18 @@ def stage_times(run: TrainingRun) -> dict[str, float]:
     return dict(sorted(totals.items(), key=lambda item: -item[1]))
 
 
-def _series(axes: Axes, x: FloatArray, y: FloatArray, label: str, index: int) -> None:
-    """Draw one line: thin as it is, and thick smoothed where it is long."""
+def draw_series(
+    axes: Axes, x: FloatArray, y: FloatArray, label: str, index: int
+) -> None:
+    """Draw one line: thin as it is, and thick smoothed where it is long.
+
+    Args:
+      axes: to draw on.
+      x: steps.
+      y: values.
+      label: of the line.
+      index: chooses its colour and dashes.
+    """
     if x.size < _SMOOTHED_FROM:
         axes.plot(x, y, label=label, **_look(index), **_dot(x))
         return
@@ -306,12 +316,12 @@ def _dot(x: FloatArray) -> dict[str, Any]:
 def _smoothing(rows: int) -> str:
     if rows < _SMOOTHED_FROM:
         return ""
-    return f" Thin: every row; thick: means over {_width(rows)} rows."
+    return f" Thin: every row; thick: means over {rows_per_mean(rows)} rows."
 
 
 def _footer(run: TrainingRun, rows: int) -> str:
     """Return what the lines are of; there is no interval over one run."""
-    smoothed = f"; thick: means of {_width(rows)} rows"
+    smoothed = f"; thick: means of {rows_per_mean(rows)} rows"
     seed = run.config.get("seed")
     return (
         f"one meta-training run{'' if seed is None else f', seed {seed}'}"
@@ -319,8 +329,9 @@ def _footer(run: TrainingRun, rows: int) -> str:
     )
 
 
-def _width(rows: int) -> int:
-    return 2 * max(1, rows // 40) + 1
+def rows_per_mean(rows: int) -> int:
+    """Return how many rows the thick line of ``rows`` averages; 0 where none is."""
+    return 2 * max(1, rows // 40) + 1 if rows >= _SMOOTHED_FROM else 0
 
 
 def _alt(found: Mapping[str, tuple[FloatArray, FloatArray]]) -> str:

@@ -30,7 +30,7 @@ DEFAULT_BASELINE = "actor_critic"
 WANTED_EPISODES = 100
 _DESCRIBES_NOTHING = ("curve_points",)
 """Settings that do not decide a result."""
-_LEAST_TRUSTED_FIRST = ("seen", "validation", "unknown", "held_out")
+LEAST_TRUSTED_FIRST = ("seen", "validation", "unknown", "held_out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Evaluation:
         that claims the least.
         """
         found = {cell.result.status for cell in self.cells.get((rule, task), ())}
-        known = [status for status in _LEAST_TRUSTED_FIRST if status in found]
+        known = [status for status in LEAST_TRUSTED_FIRST if status in found]
         return known[0] if known else min(found, default="")
 
     def has_infinite(self, rule: str, task: Task) -> bool:

@@ -1,18 +1,18 @@
 """Rule files: a rule as a folder that anyone can load without the run it came from.
 
-`manifest.py` what is said of a rule; `folder.py` the two files on disk; `loading.py`
-rules in and out; `published.py` DiscoRL's format; `listing.py` what is printed.
+`manifest.py` what is said of a rule; `folder.py` the two files on disk; `finding.py`
+which rule a name means; `loading.py` rules in and out; `published.py` DiscoRL's format;
+`listing.py` what is printed.
 """
 
 from __future__ import annotations
 
 from metarl.provenance import git_commit, package_versions
+from metarl.rule_files.finding import BUILT_IN, find_rule, shipped_rules
 from metarl.rule_files.listing import list_rules, show_rule
 from metarl.rule_files.loading import (
-    BUILT_IN,
     MODULE_SHA256,
     LoadedRule,
-    find_rule,
     load_rule,
     save_rule,
 )
@@ -46,6 +46,7 @@ __all__ = [
     "new_manifest",
     "package_versions",
     "save_rule",
+    "shipped_rules",
     "show_rule",
     "status",
 ]

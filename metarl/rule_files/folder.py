@@ -16,7 +16,7 @@ import io
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from metarl.errors import UserError
 
 ARRAYS = "rule.npz"
 MANIFEST = "manifest.json"
-_CARRIED = ("README.md",)  # a model card stays when its rule is written anew
+CARD = "README.md"  # stays when its rule is written anew
 _ATTEMPTS = 100  # far more than a writer can get ahead of one reader
 _AT_FDCWD = -100  # linux/fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
@@ -72,17 +72,40 @@ def write(folder: Path, arrays: bytes, manifest: str) -> None:
     Raises:
       UserError: the folder holds something that is not a rule's.
     """
+    files = {ARRAYS: arrays, MANIFEST: manifest.encode()}
+    write_whole(folder, files, replaceable=(), carried=(CARD,))
+
+
+def write_whole(
+    folder: Path,
+    files: Mapping[str, bytes],
+    *,
+    replaceable: Collection[str],
+    carried: Collection[str] = (),
+) -> None:
+    """Put a rule and the files that go with it in ``folder``, all at once.
+
+    Args:
+      folder: made where missing; one process writes to it, any number may read it.
+      files: by name, the rule's own among them; none else will be there.
+      replaceable: names that may be there already, besides those of ``files``.
+      carried: names of files there that stay as they are.
+
+    Raises:
+      UserError: the folder holds something else.
+    """
     folder = Path(os.path.realpath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    carried = _refuse_foreign(folder)
+    there = _refuse_foreign(folder, {*files, *replaceable, *carried})
     for stale in folder.parent.glob(f".{folder.name}.new-*"):
         shutil.rmtree(stale, ignore_errors=True)
     new = folder.parent / f".{folder.name}.new-{os.getpid()}"
     new.mkdir()
-    write_synced(new / ARRAYS, arrays)
-    write_synced(new / MANIFEST, manifest.encode())
-    for path in carried:
-        shutil.copy2(path, new / path.name)
+    for name, data in files.items():
+        write_synced(new / name, data)
+    for path in there:
+        if path.name in carried and path.name not in files:
+            shutil.copy2(path, new / path.name)
     _swap(new, folder)
 
 
@@ -112,6 +135,12 @@ def read(folder: Path) -> tuple[bytes, str | None]:
 def holds_rule(folder: Path) -> bool:
     """Return whether there is a rule in ``folder``."""
     return (folder / ARRAYS).is_file() or (_previous(folder) / ARRAYS).is_file()
+
+
+def refuse_another(folder: Path, arrays: bytes) -> None:
+    """Raise UserError where ``folder`` holds a rule other than ``arrays``."""
+    if holds_rule(folder) and read(folder)[0] != arrays:
+        raise UserError(f"{folder} holds another rule; name a new folder")
 
 
 def _previous(folder: Path) -> Path:
@@ -144,20 +173,19 @@ def _read_at(name: str, folder: int) -> bytes:
         return file.read()
 
 
-def _refuse_foreign(folder: Path) -> list[Path]:
-    """Return what to carry over; refuse to replace a folder that holds more."""
+def _refuse_foreign(folder: Path, allowed: Collection[str]) -> list[Path]:
+    """Return what is there; refuse to replace a folder that holds more."""
     if not folder.exists():
         return []
     if not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder for the rule")
     entries = list(folder.iterdir())
-    allowed = (ARRAYS, MANIFEST, *_CARRIED)
     foreign = sorted(path.name for path in entries if path.name not in allowed)
     if foreign:
         raise UserError(
             f"{folder} holds more than a rule ('{foreign[0]}'); name a new folder"
         )
-    return [path for path in entries if path.name in _CARRIED]
+    return entries
 
 
 def _swap(new: Path, folder: Path) -> None:

@@ -9,13 +9,8 @@ import numpy as np
 
 from metarl.errors import UserError
 from metarl.rule_files import folder as rule_folder
-from metarl.rule_files.loading import (
-    BUILT_IN,
-    find_rule,
-    flatten_params,
-    load_rule,
-    shipped_rules,
-)
+from metarl.rule_files.finding import BUILT_IN, find_rule, shipped_rules
+from metarl.rule_files.loading import flatten_params, load_rule
 from metarl.rule_files.manifest import Manifest, parse_manifest
 
 
@@ -83,6 +78,10 @@ def show_rule(rule: str | Path) -> str:
         ["commit", manifest.commit or "-"],
         ["sha256", manifest.sha256 or "-"],
     ]
+    if loaded.path is not None:
+        facts.append(["where", str(loaded.path)])
+        if (card := loaded.path / rule_folder.CARD).is_file():
+            facts.append(["model card", str(card)])
     text = _table(facts)
     if not arrays:
         return text + "\n\nno tensors: a hand-written rule"

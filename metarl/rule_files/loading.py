@@ -1,4 +1,4 @@
-"""Find, read and write rules: `load_rule`, `save_rule`.
+"""Read and write rules: `load_rule`, `save_rule`; `finding.py` says where they are.
 
 A host module. Every array is checked against what the rule itself would initialise,
 so that a file of other sizes is one clear line and never a failure inside a loss.
@@ -14,17 +14,10 @@ import jax
 import numpy as np
 from pydantic import JsonValue
 
-from metarl.config import (
-    ActorCriticConfig,
-    CustomConfig,
-    DiscoConfig,
-    PolicyGradientConfig,
-    PPOConfig,
-    RandomConfig,
-    RuleConfig,
-)
+from metarl.config import CustomConfig, DiscoConfig, RuleConfig
 from metarl.errors import UserError, nearest
 from metarl.rule_files import folder as rule_folder
+from metarl.rule_files.finding import BUILT_IN, find_rule
 from metarl.rule_files.manifest import (
     Manifest,
     Status,
@@ -37,14 +30,6 @@ from metarl.rules.base import UpdateRule
 from metarl.rules.custom import is_class_name, source_of
 from metarl.rules.disco_names import PUBLISHED_NAMES, from_published
 from metarl.types import Params
-
-BUILT_IN: dict[str, RuleConfig] = {
-    "actor_critic": ActorCriticConfig(),
-    "policy_gradient": PolicyGradientConfig(),
-    "ppo": PPOConfig(),
-    "random": RandomConfig(),
-}
-"""The hand-written rules that can be loaded by name, with their defaults."""
 
 MODULE_SHA256 = "module_sha256"
 """Key of a manifest's `source`: of the text of the module that a user's class is in."""
@@ -77,11 +62,12 @@ def load_rule(path: str | Path) -> LoadedRule:
     """Return the rule that ``path`` names.
 
     Args:
-      path: a folder with `rule.npz` and `manifest.json`, the `rule.npz` in it, a run
-        (its newest rule is taken; the best one is in its folder `rule_best`), the
-        name of a folder under `checkpoints/`, the name of a built-in hand-written
-        rule, published Disco weights as they are (what those have seen is then
-        unknown), or a class of your own as `module:Class`.
+      path: the name of a built-in hand-written rule; a folder with `rule.npz` and
+        `manifest.json`, the `rule.npz` in it, or a run (its newest rule is taken; the
+        best one is in its folder `rule_best`); the name of a folder under
+        `checkpoints/`, the working directory's or the package's; published Disco
+        weights as they are (what those have seen is then unknown); or a class of your
+        own as `module:Class`. The first of these that there is.
 
     Raises:
       UserError: there is no such rule, or its file is not what its manifest says.
@@ -132,54 +118,6 @@ def save_rule(folder: Path | str, meta_params: Params, manifest: Manifest) -> Ma
     )
     rule_folder.write(Path(folder), data, written.to_json())
     return written
-
-
-def find_rule(path: str | Path) -> tuple[Path, str]:
-    """Return the folder (or the bare npz file) that ``path`` names, and a short name.
-
-    Raises:
-      UserError: there is no rule; the message names the nearest that there is.
-    """
-    path = Path(path)
-    for place in (path, *(root / path for root in checkpoint_roots())):
-        if place.is_file():
-            if place.name != rule_folder.ARRAYS:
-                return place, place.stem
-            place = place.parent
-            if not (place / rule_folder.MANIFEST).is_file():
-                return place / rule_folder.ARRAYS, place.resolve().name
-        if rule_folder.holds_rule(place):
-            return place, _name_of(place.resolve())
-        if rule_folder.holds_rule(place / "rule"):
-            return place / "rule", place.resolve().name
-        if _is_run(place):
-            raise UserError(f"{place} is a run that has not saved a rule yet")
-        if place.exists():
-            raise UserError(
-                f"{place} holds no rule: neither rule.npz nor rule/rule.npz in it"
-            )
-    known = [*BUILT_IN, *shipped_rules()]
-    raise UserError(
-        f"rule '{path}' is neither a file, a folder, a run, a module:Class nor one of "
-        f"{', '.join(known)}{nearest(str(path), known)}"
-    )
-
-
-def checkpoint_roots() -> list[Path]:
-    """Return the folders where rules that ship are looked for by name."""
-    checkout = Path(__file__).parents[2] / "checkpoints"
-    roots = [Path("checkpoints"), checkout]
-    return [root for root in roots if root.is_dir()]
-
-
-def shipped_rules() -> dict[str, Path]:
-    """Return the rules under `checkpoints/` by name."""
-    return {
-        place.name: place
-        for root in reversed(checkpoint_roots())
-        for place in sorted(root.iterdir())
-        if rule_folder.holds_rule(place)
-    }
 
 
 def flatten_params(params: Mapping[str, object]) -> dict[str, np.ndarray]:
@@ -307,18 +245,6 @@ def _load_bare(file: Path, name: str) -> LoadedRule:
         source={"file": file.name},
     )
     return LoadedRule(rule, params, manifest, name, file)
-
-
-def _name_of(place: Path) -> str:
-    """Return what tables call the rule in ``place``, an absolute path."""
-    if not _is_run(place.parent):
-        return place.name
-    run = place.parent.name
-    return {"rule": run, "rule_best": f"{run}__best"}.get(place.name, place.name)
-
-
-def _is_run(place: Path) -> bool:
-    return (place / "config.yaml").is_file()
 
 
 def _single(dtype: np.dtype) -> np.dtype:

@@ -98,7 +98,7 @@ def import_rule(npz: Path | str, out_dir: Path | str) -> Path:
             },
         }
     )
-    _refuse_another(out_dir, rule_folder.sha256(rule_folder.pack(flat)))
+    rule_folder.refuse_another(out_dir, rule_folder.pack(flat))
     save_rule(out_dir, params, manifest)
     return out_dir
 
@@ -138,12 +138,3 @@ def _content(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _refuse_another(folder: Path, sha256: str) -> None:
-    """Raise where ``folder`` holds a rule that is not the one with this hash."""
-    if not rule_folder.holds_rule(folder):
-        return
-    there, _ = rule_folder.read(folder)
-    if rule_folder.sha256(there) != sha256:
-        raise UserError(f"{folder} holds another rule; name a new folder")

@@ -38,6 +38,7 @@ from metarl.config.shared import ReportConfig, RuntimeConfig, TrackingConfig
 from metarl.config.training import (
     Acting,
     CheckpointConfig,
+    EvolutionConfig,
     MetaConfig,
     MetaOptimizerConfig,
     PopulationConfig,
@@ -62,6 +63,7 @@ __all__ = [
     "DiscoConfig",
     "EnvironmentConfig",
     "EvaluationConfig",
+    "EvolutionConfig",
     "FinalScoreConfig",
     "ImpalaTorso",
     "LPGConfig",

@@ -1,8 +1,8 @@
 """The agents of one stack in their environments: they act, learn, die and are born.
 
 Host code under `meta_training.py`, which moves the rule. `StackTraining.play` is what
-estimators call; one of its own, with pools of its own, is made for each rule that is
-tried beside the run's.
+estimators that differentiate call; agents of rules that are tried beside the run's are
+in `tried_rules.py`.
 """
 
 from __future__ import annotations

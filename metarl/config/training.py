@@ -108,7 +108,7 @@ class EvolutionConfig(Model):
     """Pairs for each agent of the population (OPEN: 64 rules)."""
     fitness: Literal["mean", "final"] = "mean"
     """What a lifetime is worth, of `es`: the mean return of all its validation
-    rollouts, or that of the last one (TA, OPEN). `pes`: their mean."""
+    rollouts, or that of the last one (TA). `pes`: their mean."""
     shaping: Literal["raw", "standardized", "ranks", "pairs"] = "raw"
     """What becomes of the fitness of an agent's 2 * pairs rules: nothing; mean 0 and
     deviation 1; evenly spaced ranks in [-0.5, 0.5] (Salimans et al. 2017); which of
@@ -185,9 +185,11 @@ class MetaConfig(Model):
             return self
         default = MetaConfig()
         for name in ("window", "slide", "remat", "value_function", "regularizers"):
-            if getattr(self, name) != getattr(default, name):
+            value = getattr(self, name)
+            if value != getattr(default, name):
+                shown = "" if isinstance(value, Model) else f"={value}".lower()
                 raise ValueError(
-                    f"{name} is for meta-gradients through updates, not for "
+                    f"{name}{shown} is for meta-gradients through updates, not for "
                     f"estimator={self.estimator} (leave it out)"
                 )
         if self.optimizer.reset_with_lifetime:

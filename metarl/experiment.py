@@ -14,17 +14,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl.agents import population as agents_population
-from metarl.agents.agent import Agent
+from metarl.agents.agent import Agent, AgentState
 from metarl.agents.build import build_agent
 from metarl.agents.group import takes_one_step
 from metarl.agents.networks import build_value_network
-from metarl.config import EnvironmentConfig, PopulationConfig, TrainConfig
+from metarl.config import (
+    EnvironmentConfig,
+    MetaConfig,
+    PopulationConfig,
+    TrainConfig,
+)
 from metarl.config_families import check_families, settings_of
 from metarl.envs.tasks import PoolSpec, Task, pool_spec, resolve_environment
 from metarl.errors import UserError
 from metarl.lifetimes import longest
 from metarl.meta import trainer
 from metarl.meta.estimators import ExactEstimator, Population, ReverseMode
+from metarl.meta.evolution import EvolutionStrategies
 from metarl.meta.inner_loop import InnerLoop
 from metarl.meta.mixed_mode import MixedMode
 from metarl.meta.objective import ValueFunction
@@ -37,7 +43,10 @@ ESTIMATORS: dict[str, type[ExactEstimator]] = {
     "mixed": MixedMode,
     "reverse": ReverseMode,
 }
-"""By the name of `meta.estimator`."""
+"""Those that differentiate, by the name of `meta.estimator`."""
+
+MAX_MEMBERS = 8192
+"""Groups that seeds leave room for, those of tried rules included."""
 
 _PURPOSES = 8
 """Of PRNG keys: 0 the rule, 1 the first agents, 3 a meta-step, 4 its births. Those of
@@ -64,7 +73,7 @@ class Stack:
     tasks: tuple[Task, ...]
     pool_spec: PoolSpec
     agent: Agent
-    estimator: ExactEstimator
+    estimator: ExactEstimator | EvolutionStrategies
     environment: EnvironmentConfig
     population: PopulationConfig
 
@@ -127,9 +136,20 @@ def build(config: TrainConfig) -> Experiment:
     if config.meta.estimator == "mixed" and not takes_one_step(agent.spec):
         raise UserError(
             f"meta.estimator=mixed: '{kind}' takes several gradient steps per batch "
-            "(allowed for it: reverse)"
+            "(allowed for it: reverse, es, pes)"
         )
+    _check_seeds(config.meta, agents=len(experiment.tasks))
     return experiment
+
+
+def _check_seeds(meta: MetaConfig, *, agents: int) -> None:
+    """Refuse more pairs of rules than pools have seeds for."""
+    pairs = meta.evolution.pairs
+    if meta.evolves and pairs * agents > MAX_MEMBERS:
+        raise UserError(
+            f"meta.evolution.pairs={pairs}: of {agents} agents each, seeds leave room "
+            f"for {MAX_MEMBERS // agents} (allowed: 1 to {MAX_MEMBERS // agents})"
+        )
 
 
 def assemble(config: TrainConfig) -> Experiment:
@@ -179,30 +199,38 @@ def _stack(
         spec.num_actions,
         lifetime_env_steps=longest(config.population.lifetime_env_steps),
     )
-    value = config.meta.value_function
-    torso = config.agent.network.torso if value.torso is None else value.torso
-    inner_loop = InnerLoop(
-        agent=agent,
-        value_function=ValueFunction(
-            build_value_network(torso, config.agent.network.convolution), value
-        ),
-        weights=config.meta.regularizers,
-        remat=config.meta.remat,
-        values_after=config.meta.slide if config.meta.overlaps else None,
-    )
-    estimator = ESTIMATORS[config.meta.estimator](
-        inner_loop, chunk=config.population.chunk
-    )
     return Stack(
         index=index,
         members=tuple(tasks),
         tasks=tuple(tasks.values()),
         pool_spec=spec,
         agent=agent,
-        estimator=estimator,
+        estimator=_estimator(config, agent, groups=len(tasks)),
         environment=config.environment,
         population=config.population,
     )
+
+
+def _estimator(
+    config: TrainConfig, agent: Agent, *, groups: int
+) -> ExactEstimator | EvolutionStrategies:
+    """Return what estimates the meta-gradients of a stack."""
+    meta = config.meta
+    if meta.evolves:
+        persistent = meta.estimator == "pes"
+        return EvolutionStrategies(meta.evolution, groups, persistent=persistent)
+    value = meta.value_function
+    torso = config.agent.network.torso if value.torso is None else value.torso
+    inner_loop = InnerLoop(
+        agent=agent,
+        value_function=ValueFunction(
+            build_value_network(torso, config.agent.network.convolution), value
+        ),
+        weights=meta.regularizers,
+        remat=meta.remat,
+        values_after=meta.slide if meta.overlaps else None,
+    )
+    return ESTIMATORS[meta.estimator](inner_loop, chunk=config.population.chunk)
 
 
 def check_networks(experiment: Experiment, config: TrainConfig) -> None:
@@ -250,11 +278,13 @@ def newborn(stack: Stack, seed: int, meta_step: int) -> Population:
 def _newborn(stack: Stack, key: jax.Array) -> Population:
     spec, groups = stack.pool_spec, len(stack.tasks)
     example = jnp.zeros((1, *spec.observation_shape), spec.observation_dtype)
-    value_function = stack.estimator.inner_loop.value_function
     agents_key, values_key = jax.random.split(key)
     agents = agents_population.init(
         stack.agent, agents_key, example, groups=groups, peers=1
     )
+    if isinstance(stack.estimator, EvolutionStrategies):
+        return Population(agents, None)
+    value_function = stack.estimator.inner_loop.value_function
     values = jax.vmap(jax.vmap(lambda key: value_function.init(key, example)))(
         jax.random.split(values_key, (groups, 1))
     )
@@ -269,6 +299,30 @@ def reborn(population: Population, newborn: Population, ended: jax.Array) -> Pop
         return jnp.where(ended.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
     return jax.tree.map(choose, newborn, population)
+
+
+def newborn_by_draw(
+    stack: Stack, seed: int, meta_step: int, draws: jax.Array
+) -> AgentState:
+    """Return new agents ``[len(draws), 1]``, equal ones for equal draws.
+
+    Args:
+      stack: what they have in common.
+      seed: of the run.
+      meta_step: meta-steps done.
+      draws: ``i32[M]``.
+    """
+    key = _step_key(seed, 4 + _PURPOSES * stack.index, meta_step)
+    return _newborn_by_draw(stack.agent, stack.pool_spec, key, draws)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _newborn_by_draw(
+    agent: Agent, spec: PoolSpec, key: jax.Array, draws: jax.Array
+) -> AgentState:
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, draws)
+    example = jnp.zeros((1, *spec.observation_shape), spec.observation_dtype)
+    return agents_population.init_each(agent, keys[:, None], example)
 
 
 def meta_step_key(stack: Stack, seed: int, meta_step: int) -> jax.Array:

@@ -47,6 +47,7 @@ class Lives:
       count: lives that are over, ``i64[G]``.
       budgets: environment steps of the present ones, ``i64[G]``, to which schedules
         are stretched.
+      first: the part of its budget that each group's first life is, ``f64[G]``.
     """
 
     def __init__(
@@ -60,6 +61,8 @@ class Lives:
           seed: of the run.
         """
         self._lifetimes, self._members, self._seed = lifetimes, tuple(members), seed
+        groups = len(self._members)
+        self.first = (1 + np.arange(groups)) / groups
         self.begin(np.zeros(len(self._members), np.int64))
 
     def begin(self, count: npt.NDArray[np.int64]) -> None:
@@ -79,8 +82,7 @@ class Lives:
         The first lives are cut to evenly spaced parts of their budgets, so that from
         then on the rule sees agents of all ages.
         """
-        groups = len(self.count)
-        first = (1 + np.arange(groups)) / groups
         ended: npt.NDArray[np.bool_]
-        ended = env_steps >= np.where(self.count == 0, first, 1.0) * self.budgets
+        part = np.where(self.count == 0, self.first, 1.0)
+        ended = env_steps >= part * self.budgets
         return ended

@@ -16,6 +16,7 @@ from metarl.console import format_duration, say
 from metarl.envs.pool import Episodes
 from metarl.envs.suites import human_normalized_score
 from metarl.experiment import Experiment, Stack
+from metarl.meta.evolution import EvolutionStrategies
 from metarl.tracking import logged_name
 from metarl.types import Params
 
@@ -137,7 +138,21 @@ def announcement(experiment: Experiment, meta_params: Params) -> list[str]:
         f"devices={jax.device_count()} platform={device.platform} "
         f"device={device.device_kind.replace(' ', '_')}",
         f"agents={len(experiment.tasks)} games={len(games)}: {names}",
+        *_tried_rules(experiment),
         *_parameters(experiment.stacks, meta_params),
+    ]
+
+
+def _tried_rules(experiment: Experiment) -> list[str]:
+    """Return a line on the rules that are tried, if the meta-gradient is of them."""
+    estimator = experiment.stacks[0].estimator
+    if not isinstance(estimator, EvolutionStrategies):
+        return []
+    pairs = estimator.config.pairs
+    spent = "one unroll" if estimator.persistent else "a lifetime"
+    return [
+        f"rules tried: {2 * pairs} for each of the agents, in {pairs} pairs; by each "
+        f"an agent of its own lives {spent} per meta-step"
     ]
 
 

@@ -20,6 +20,7 @@ from metarl import experiment as experiments
 from metarl import meta_log
 from metarl.config import MetaOptimizerConfig, TrainConfig
 from metarl.envs.pool import Episodes
+from metarl.evolution_training import EvolutionTraining
 from metarl.meta import trainer
 from metarl.numerics import global_norm
 from metarl.rules.base import Metrics
@@ -54,8 +55,9 @@ class MetaTraining:
         self.meta_steps = self.env_steps = 0
         self.failure: str | None = None
         self.log = meta_log.MetaLog(self.experiment)
-        self.stacks = tuple(
-            StackTraining(stack, config, measure=self.log.measure)
+        kind = EvolutionTraining if config.meta.evolves else StackTraining
+        self.stacks: tuple[StackTraining | EvolutionTraining, ...] = tuple(
+            kind(stack, config, measure=self.log.measure)
             for stack in self.experiment.stacks
         )
 

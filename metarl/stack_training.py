@@ -1,8 +1,8 @@
 """The agents of one stack in their environments: they act, learn, die and are born.
 
 Host code under `meta_training.py`, which moves the rule. `StackTraining.play` is what
-estimators call; one of its own, with pools of its own, is made for each rule that is
-tried beside the run's.
+estimators that differentiate call; agents of rules that are tried beside the run's are
+in `tried_rules.py`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,14 @@ from metarl.config import TrainConfig
 from metarl.envs.pool import Episodes
 from metarl.experiment import Stack
 from metarl.lifetimes import Lives
-from metarl.meta.estimators import Population
+from metarl.meta.estimators import ExactEstimator, Population
 from metarl.meta.inner_loop import Window
-from metarl.meta.objective import ValueState
+from metarl.meta_step_arrays import (
+    block_window,
+    split_keys,
+    steps_per_group,
+    with_steps_of,
+)
 from metarl.rollout.actor import POOL_KEYS, Actor
 from metarl.rollout.ahead import RolloutQueue
 from metarl.rollout.batches import ReplayedBatches
@@ -71,8 +76,7 @@ class StackTraining:
         self._lives = Lives(
             stack.population.lifetime_env_steps, stack.members, seed=self._seed
         )
-        first = experiments.first_population(stack, self._seed)
-        self.population = self._with_budgets(first)
+        self.population = self._newborn(None)
         self.actor = Actor(
             stack.agent,
             stack.tasks,
@@ -184,7 +188,9 @@ class StackTraining:
           meta_step: meta-steps done before.
         """
         key = experiments.meta_step_key(self.stack, self._seed, meta_step)
-        self.population, grads, metrics = self.stack.estimator(
+        estimator = self.stack.estimator
+        assert isinstance(estimator, ExactEstimator)
+        self.population, grads, metrics = estimator(
             self.play, meta_params, self.population, key
         )
         return grads, metrics
@@ -209,38 +215,72 @@ class StackTraining:
         the agents are those that acted; the updates of the window are computed anew by
         the estimator, with the rule as it is.
         """
-        start = agents = kept = population.agents
-        act_keys, update_keys = self._split(key)
-        acted = self.rollouts.begin(start, act_keys)
-        rollouts = []
-        for n, per_group in enumerate(update_keys):
-            if self._sliding is not None and n == self._sliding.kept_before:
+        start = kept = population.agents
+        assert population.values is not None
+        rollouts: list[Rollout] = []
+
+        def note(agents: AgentState, rollout: Rollout) -> None:
+            nonlocal kept
+            if self._sliding is not None and len(rollouts) == self._sliding.kept_before:
                 kept = agents
-            rollouts.append(self._batch(self._count(acted.take())))
+            rollouts.append(rollout)
+
+        _, update_keys = keys = self._split(key)
+        agents, validation = self._live(meta_params, start, keys, note)
+        if self._sliding is None:
+            window = block_window(
+                start, population.values, rollouts, update_keys, validation
+            )
+        else:
+            rollouts[-1] = with_steps_of(validation, rollouts[-1])
+            self._sliding.extend(rollouts, update_keys, born=start, kept=kept)
+            window = self._sliding.window(population.values, validation)
+        objective = jnp.mean(validation.returns, axis=(1, 2))
+        return dataclasses.replace(population, agents=agents), objective, window
+
+    def _live(
+        self,
+        meta_params: Params,
+        agents: AgentState,
+        keys: tuple[list[jax.Array], list[jax.Array]],
+        note: Callable[[AgentState, Rollout], None] | None = None,
+    ) -> tuple[AgentState, Rollout]:
+        """Act and update N times; return the agents and what they act then.
+
+        Args:
+          meta_params: the rule.
+          agents: before it.
+          keys: to act with, and of the updates; see `_split`. Consumed.
+          note: called with the agents before each update, and its batch.
+        """
+        act_keys, update_keys = keys
+        acted = self.rollouts.begin(agents, act_keys)
+        for per_group in update_keys:
+            rollout = self._batch(self._count(acted.take()))
+            if note is not None:
+                note(agents, rollout)
             with self._measure("learn"):
                 agents = jax.block_until_ready(
-                    _update(
-                        self.stack.agent,
-                        self.stack.population.chunk,
-                        (meta_params, agents, rollouts[-1], per_group),
-                    )
+                    self._update(meta_params, agents, rollout, per_group)
                 )
             acted.updated(agents)
         validation = self._on_device(self._count(acted.take()))
         # What acting cost belongs to the agents; validation steps are lived too.
         agents = dataclasses.replace(
-            agents, env_steps=agents.env_steps + _steps_per_group(validation)
+            agents, env_steps=agents.env_steps + steps_per_group(validation)
         )
-        if self._sliding is None:
-            window = _window(
-                start, population.values, rollouts, update_keys, validation
-            )
-        else:
-            rollouts[-1] = _with_steps_of(validation, rollouts[-1])
-            self._sliding.extend(rollouts, update_keys, born=start, kept=kept)
-            window = self._sliding.window(population.values, validation)
-        objective = jnp.mean(validation.returns, axis=(1, 2))
-        return dataclasses.replace(population, agents=agents), objective, window
+        return agents, validation
+
+    def _update(
+        self,
+        meta_params: Params,
+        agents: AgentState,
+        rollout: Rollout,
+        keys: jax.Array,
+    ) -> AgentState:
+        """Return the agents after one update."""
+        inputs = (meta_params, agents, rollout, keys)
+        return _update(self.stack.agent, self.stack.population.chunk, inputs)
 
     def end_lifetimes(self, meta_step: int) -> npt.NDArray[np.bool_]:
         """Give birth to new agents in the groups whose budget is used.
@@ -253,17 +293,33 @@ class StackTraining:
         Returns:
           Which groups they are, ``[G]``.
         """
-        lived = jax.device_get(self.population.agents.env_steps)[:, 0]
-        ended = self._lives.ended(lived)
+        ended = self._lives.ended(self._ages())
         if ended.any():
             self._lives.begin(self.lives + ended)
-            newborn = experiments.newborn(self.stack, self._seed, meta_step)
-            self._bear(ended, self._with_budgets(newborn))
+            self._bear(ended, self._newborn(meta_step))
             for group in np.flatnonzero(ended):
                 self.actor.begin_epoch(int(group))
                 if self._replays is not None:
                     self._replays.forget(int(group))
         return ended
+
+    def _ages(self) -> npt.NDArray[np.int32]:
+        """Return the environment steps that every group has lived, ``[G]``."""
+        ages: npt.NDArray[np.int32]
+        ages = jax.device_get(self.population.agents.env_steps)[:, 0]
+        return ages
+
+    def _newborn(self, meta_step: int | None) -> Population:
+        """Return new agents for all groups.
+
+        Args:
+          meta_step: meta-steps done; None: the run's first agents.
+        """
+        if meta_step is None:
+            newborn = experiments.first_population(self.stack, self._seed)
+        else:
+            newborn = experiments.newborn(self.stack, self._seed, meta_step)
+        return self._with_budgets(newborn)
 
     def _bear(self, ended: npt.NDArray[np.bool_], newborn: Population) -> None:
         """Put new agents in the place of those whose life ``ended``."""
@@ -303,7 +359,7 @@ class StackTraining:
     def _split(self, key: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
         """Return a meta-step's keys to act with, and each update's, ``[G]``."""
         updates = self._config.meta.acted_updates
-        return _split(key, updates=updates, groups=len(self.stack.tasks))
+        return split_keys(key, updates=updates, groups=len(self.stack.tasks))
 
     # --- What is counted ----------------------------------------------------------
 
@@ -357,41 +413,3 @@ def _overlaps(option: str) -> bool:
     if option == "auto":
         return jax.default_backend() != "cpu"
     return option == "always"
-
-
-@functools.partial(jax.jit, static_argnames=("updates", "groups"))
-def _split(
-    key: jax.Array, *, updates: int, groups: int
-) -> tuple[list[jax.Array], list[jax.Array]]:
-    *keys, validation_key = jax.random.split(key, updates + 1)
-    pairs = [jax.random.split(key) for key in keys]
-    act_keys = [act_key for act_key, _ in pairs]
-    update_keys = [jax.random.split(update_key, groups) for _, update_key in pairs]
-    return [*act_keys, validation_key], update_keys
-
-
-@jax.jit
-def _steps_per_group(rollout: Rollout) -> jax.Array:
-    """Return the environment steps of a rollout, over each group: ``i32[G, K]``."""
-    steps = jnp.sum(rollout.env_steps, axis=1, keepdims=True)
-    return jnp.broadcast_to(steps, rollout.env_steps.shape)
-
-
-@jax.jit
-def _with_steps_of(validation: Rollout, rollout: Rollout) -> Rollout:
-    return dataclasses.replace(
-        rollout, env_steps=rollout.env_steps + validation.env_steps
-    )
-
-
-@jax.jit
-def _window(
-    agents: AgentState,
-    values: ValueState,
-    rollouts: list[Rollout],
-    keys: list[jax.Array],
-    validation: Rollout,
-) -> Window:
-    """Stack what one meta-step recorded behind the axis G."""
-    stacked = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *rollouts)
-    return Window(agents, values, stacked, jnp.stack(keys, axis=1), validation)

@@ -76,3 +76,35 @@ def update(
         return new_states, record.metrics
 
     return map_groups(update_group, (states, rollouts, keys), chunk=chunk)
+
+
+def update_each(
+    agent: Agent,
+    meta_params: Params,
+    states: AgentState,
+    rollouts: Rollout,
+    keys: jax.Array,
+    *,
+    chunk: int,
+) -> tuple[AgentState, Metrics]:
+    """Update every group as `update` does, each by a rule of its own.
+
+    Args:
+      agent: what all agents have in common.
+      meta_params: of the rules, ``[G, ...]``.
+      states: ``[G, K]``.
+      rollouts: ``[G, K, T, B]``.
+      keys: one per group, ``[G]``; consumed.
+      chunk: groups updated at once.
+
+    Returns:
+      The agents after it and metrics ``[G, K]``.
+    """
+
+    def update_group(
+        inputs: tuple[Params, AgentState, Rollout, jax.Array],
+    ) -> tuple[AgentState, Metrics]:
+        new_states, record = group.update(agent, *inputs)
+        return new_states, record.metrics
+
+    return map_groups(update_group, (meta_params, states, rollouts, keys), chunk=chunk)

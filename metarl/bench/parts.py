@@ -18,6 +18,7 @@ from metarl.bench import synthetic
 from metarl.bench.cache import preparing
 from metarl.bench.measure import Compiled, Value
 from metarl.config import BenchConfig
+from metarl.errors import UserError
 from metarl.experiment import Stack
 from metarl.meta import trainer
 from metarl.meta.estimators import Population
@@ -69,6 +70,8 @@ def build(config: BenchConfig, *, meta_trains: bool = False) -> Parts:
     Raises:
       UserError: they do not fit together.
     """
+    if meta_trains:
+        refuse_evolution(config)
     make = experiments.build if meta_trains else experiments.assemble
     experiment = make(config)
     with preparing(config):
@@ -81,6 +84,19 @@ def build(config: BenchConfig, *, meta_trains: bool = False) -> Parts:
         population = experiments.first_population(experiment.only, config.seed)
         jax.block_until_ready((meta, population))
     return Parts(config, experiment.only, meta, population)
+
+
+def refuse_evolution(config: BenchConfig) -> None:
+    """Refuse estimators whose meta-steps are lives of unknown length.
+
+    Raises:
+      UserError: it is one of them.
+    """
+    if config.meta.evolves:
+        raise UserError(
+            f"meta.estimator={config.meta.estimator}: its meta-steps are not measured "
+            "(allowed here: mixed, reverse; charts/SPS of a run says how fast it is)"
+        )
 
 
 def compile_program(function: Any, *inputs: Any) -> tuple[Any, Compiled]:
@@ -115,7 +131,8 @@ def update_inputs(parts: Parts) -> tuple[Rollout, jax.Array]:
 
 def window(parts: Parts) -> Window:
     """Return what a meta-gradient is computed from, ``[G, ...]``."""
-    config = parts.config
+    config, values = parts.config, parts.population.values
+    assert values is not None
     updates, length = config.meta.inner_updates, config.population.rollout_length
     validation_length = length * config.meta.validation_rollouts
     with preparing(config):
@@ -124,7 +141,7 @@ def window(parts: Parts) -> Window:
         )
         return Window(
             agents=parts.population.agents,
-            values=parts.population.values,
+            values=values,
             rollouts=jax.tree.map(lambda *x: jnp.stack(x, axis=1), *rollouts),
             keys=jax.random.split(jax.random.key(4), (parts.groups, updates)),
             validation=validation,

@@ -7,15 +7,17 @@ from collections.abc import Iterator
 
 from metarl.bench.cache import preparing
 from metarl.bench.measure import Prepare, Subject
-from metarl.bench.parts import count
+from metarl.bench.parts import count, refuse_evolution
 from metarl.config import BenchConfig, TrainConfig
 from metarl.meta_training import MetaTraining
 from metarl.run_folder import load_parent
+from metarl.stack_training import StackTraining
 
 
 @contextlib.contextmanager
 def train_step(config: BenchConfig) -> Iterator[Subject]:
     """What `metarl train` repeats, without its folder."""
+    refuse_evolution(config)
     settings = config.model_dump(exclude={"bench"})
     settings["meta_steps"] = 2**31 - 1  # the last ones would not overlap
     train = TrainConfig.model_validate(settings)
@@ -33,7 +35,9 @@ def _subject(config: BenchConfig, training: MetaTraining) -> Subject:
     groups = len(training.experiment.tasks)
     length, meta = config.population.rollout_length, config.meta
     rollouts = meta.acted_updates + meta.validation_rollouts
-    agents = training.stacks[0].population.agents
+    (first, *_) = training.stacks
+    assert isinstance(first, StackTraining)
+    agents = first.population.agents
     # A call waits for what training waits for: where a meta-step overlaps with the one
     # before, so it does here, and the median is that of steps in a row.
     return Subject(

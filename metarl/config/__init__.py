@@ -39,6 +39,7 @@ from metarl.config.shared import ReportConfig, RuntimeConfig, TrackingConfig
 from metarl.config.training import (
     Acting,
     CheckpointConfig,
+    EvolutionConfig,
     MetaConfig,
     MetaOptimizerConfig,
     PopulationConfig,
@@ -63,6 +64,7 @@ __all__ = [
     "DiscoConfig",
     "EnvironmentConfig",
     "EvaluationConfig",
+    "EvolutionConfig",
     "FinalScoreConfig",
     "ImpalaTorso",
     "LPGConfig",

@@ -96,6 +96,36 @@ class MetaOptimizerConfig(Model):
         return self
 
 
+class EvolutionConfig(Model):
+    """Evolution strategies: rules tried in antithetic pairs, eta + e and eta - e.
+
+    TA: Jackson et al. (2024), who meta-train LPG so. OPEN: Goldie et al. (2024).
+    """
+
+    sigma: Positive = 0.1
+    """Standard deviation of each entry of e (TA 0.1)."""
+    pairs: PositiveInt = 32
+    """Pairs for each agent of the population (OPEN: 64 rules)."""
+    fitness: Literal["mean", "final"] = "mean"
+    """What a lifetime is worth, of `es`: the mean return of all its validation
+    rollouts, or that of the last one (TA). `pes`: their mean."""
+    shaping: Literal["raw", "standardized", "ranks", "pairs"] = "raw"
+    """What becomes of the fitness of an agent's 2 * pairs rules: nothing; mean 0 and
+    deviation 1; evenly spaced ranks in [-0.5, 0.5] (Salimans et al. 2017); which of
+    each pair is the better one (TA). All but `raw` bias `pes`."""
+    pairs_at_once: PositiveInt | None = None
+    """`es`: pairs that play side by side, which bounds memory and changes results by
+    rounding alone; must divide `pairs`. None: all, as always with `pes`."""
+
+    @model_validator(mode="after")
+    def _equal_parts(self) -> EvolutionConfig:
+        if self.pairs_at_once and self.pairs % self.pairs_at_once:
+            raise ValueError(
+                f"pairs_at_once={self.pairs_at_once} does not divide pairs={self.pairs}"
+            )
+        return self
+
+
 Acting = Literal["current", "lagged", "initial"]
 """Which parameters act for the rollouts of a meta-step."""
 
@@ -118,10 +148,13 @@ class MetaConfig(Model):
     its start (`initial`, REF)."""
     validation_rollouts: PositiveInt = 2
     """Length of the validation rollout, in rollouts (REF 2)."""
-    estimator: Literal["mixed", "reverse"] = "mixed"
+    estimator: Literal["mixed", "reverse", "es", "pes"] = "mixed"
     """How the meta-gradient is computed: mixed mode (forward over reverse) or reverse
-    over reverse. Equal but for rounding; mixed mode is faster, and needs a rule that
-    takes one gradient step per batch."""
+    over reverse, which are equal but for rounding; mixed mode is faster, and needs a
+    rule that takes one gradient step per batch. Or estimated by trying other rules:
+    evolution strategies over whole lifetimes (`es`), or persistent ones, over
+    `inner_updates` updates (`pes`, Vicol et al. 2021)."""
+    evolution: EvolutionConfig = EvolutionConfig()
     remat: bool = True
     """Recompute each inner update in the backward pass, so that memory grows with N
     only by the agents' states. Without it mixed mode keeps what the rule computed, and
@@ -140,6 +173,45 @@ class MetaConfig(Model):
                 f"inner_updates={self.inner_updates}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _nothing_that_the_estimator_ignores(self) -> MetaConfig:
+        if not self.evolves:
+            if self.evolution != EvolutionConfig():
+                raise ValueError(
+                    f"evolution is for estimator=es or pes, not {self.estimator} "
+                    "(leave it out)"
+                )
+            return self
+        default = MetaConfig()
+        for name in ("window", "slide", "remat", "value_function", "regularizers"):
+            value = getattr(self, name)
+            if value != getattr(default, name):
+                shown = "" if isinstance(value, Model) else f"={value}".lower()
+                raise ValueError(
+                    f"{name}{shown} is for meta-gradients through updates, not for "
+                    f"estimator={self.estimator} (leave it out)"
+                )
+        if self.optimizer.reset_with_lifetime:
+            raise ValueError(
+                "optimizer.reset_with_lifetime=true: with "
+                f"estimator={self.estimator} an Adam serves many lifetimes "
+                "(allowed: false)"
+            )
+        if self.estimator == "pes":
+            for name in ("fitness", "pairs_at_once"):
+                value = getattr(self.evolution, name)
+                if value != getattr(default.evolution, name):
+                    raise ValueError(
+                        f"evolution.{name}={value} is for estimator=es, not pes "
+                        "(leave it out)"
+                    )
+        return self
+
+    @property
+    def evolves(self) -> bool:
+        """Whether the meta-gradient is estimated by trying other rules."""
+        return self.estimator in ("es", "pes")
 
     @property
     def acted_updates(self) -> int:

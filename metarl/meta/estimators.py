@@ -2,7 +2,7 @@
 
 An estimator is given `play` by the training loop, which lets the population act and
 learn; so this module needs no environments. Reverse mode calls it once and
-differentiates its record.
+differentiates its record; evolution strategies are in `evolution.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import abc
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import jax
 
@@ -28,22 +28,29 @@ class Population:
     """All groups' agents and their meta-value functions; axes ``[G, K]``."""
 
     agents: AgentState
-    values: ValueState
+    values: ValueState | None  # None where nobody asks them
 
 
-Play = Callable[[Params, Population, jax.Array], tuple[Population, jax.Array, Window]]
+State = TypeVar("State")
+Record = TypeVar("Record", contravariant=True)
+
+Play = Callable[[Params, State, jax.Array], tuple[State, jax.Array, Record]]
 """``play(meta_params, population, key) -> population, objective [G], record``.
 
 The record holds every group's window (axis G); the objective is what the agents
 achieved after their updates."""
 
 
-class Estimator(Protocol):
+class Estimator(Protocol[State, Record]):
     """Estimates the gradient of the outer loss for the meta-parameters."""
 
     def __call__(
-        self, play: Play, meta_params: Params, population: Population, key: jax.Array
-    ) -> tuple[Population, Params, Metrics]:
+        self,
+        play: Play[State, Record],
+        meta_params: Params,
+        population: State,
+        key: jax.Array,
+    ) -> tuple[State, Params, Metrics]:
         """Return the population after it, gradients ``[G, ...]``, metrics ``[G]``."""
         ...
 
@@ -61,7 +68,11 @@ class ExactEstimator(abc.ABC):
     chunk: int = 1
 
     def __call__(
-        self, play: Play, meta_params: Params, population: Population, key: jax.Array
+        self,
+        play: Play[Population, Window],
+        meta_params: Params,
+        population: Population,
+        key: jax.Array,
     ) -> tuple[Population, Params, Metrics]:
         """Play once and differentiate the record."""
         population, _, window = play(meta_params, population, key)

@@ -135,10 +135,15 @@ class Actor:
         index = self._seed_indices[group]
         return pool_seed(self._base_seeds[group], index, peer, epoch)
 
-    def start(self) -> None:
-        """Build the pools and reset them."""
-        for pool in self._pools:
-            pool.reset()
+    def start(self, *, epoch: int = 0) -> None:
+        """Build the pools and reset them.
+
+        Args:
+          epoch: of the pools; each has seeds of its own.
+        """
+        self._epochs[:] = epoch
+        for i, pool in enumerate(self._pools):
+            pool.rebuild(self._seed(i))
 
     def interrupt(self) -> None:
         """Let another thread's `collect` raise RuntimeError at its next step."""

@@ -124,12 +124,27 @@ def build(config: TrainConfig) -> Experiment:
         )
     experiment = assemble(config)
     agent = experiment.stacks[0].agent
+    if config.meta.estimator in ESTIMATORS:
+        _require_policy(experiment)
     if config.meta.estimator == "mixed" and not takes_one_step(agent.spec):
         raise UserError(
             f"meta.estimator=mixed: '{kind}' takes several gradient steps per batch "
             "(allowed for it: reverse)"
         )
     return experiment
+
+
+def _require_policy(experiment: Experiment) -> None:
+    """Refuse a rule whose agents act by something that the outer objective lacks."""
+    for stack in experiment.stacks:
+        actions = stack.pool_spec.num_actions
+        heads = [h for h in stack.agent.spec.heads if not h.per_action]
+        if {h.name: h.size for h in heads}.get("logits") != actions:
+            raise UserError(
+                f"update_rule: agents of {type(experiment.rule).__name__} have no "
+                f"Head('logits', {actions}), the policy that meta-gradients go through "
+                f"({', '.join(ESTIMATORS)}; try the rule by `metarl evaluate`)"
+            )
 
 
 def assemble(config: TrainConfig) -> Experiment:

@@ -20,8 +20,7 @@ from metarl.config import (
     TrainConfig,
     ValidationConfig,
 )
-from metarl.envs.games import get_game
-from metarl.envs.tasks import apply_protocol, resolve_environment
+from metarl.envs.tasks import apply_protocol, resolve_environment, tasks_named
 from metarl.errors import UserError
 
 _Section = Mapping[str, object]
@@ -70,7 +69,7 @@ def _refuse_atari_without_atari(
     games = [t.game for t in resolve_environment(environment, same_shapes=False)]
     # Rates are tried in the same environment; rules are validated in another.
     tried = config.tuning.games if isinstance(config, EvaluationConfig) else ()
-    games += [get_game(name, field="tuning.games") for name in tried]
+    games += [task.game for task in tasks_named(tried, field="tuning.games")]
     if any(game.family == "atari" for game in games):
         return
     value = environment.model_dump(mode="json")["atari"][given[0]]

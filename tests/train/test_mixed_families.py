@@ -59,6 +59,18 @@ def test_agents_cycle_through_all_games_and_share_stacks_by_shape() -> None:
         _ = experiment.only
 
 
+def test_a_suites_options_hold_in_a_mix() -> None:
+    experiment = experiments.build(
+        config(Path("run"), "environment.games=[catch_5x5, CartPole-v1, Catch-v0]")
+    )
+    shapes = [stack.pool_spec.observation_shape for stack in experiment.stacks]
+    assert shapes == [(5, 5), (4,), (10, 5)]
+    options = [dict(task.options) for task in experiment.tasks]
+    assert options == [{"height": 5, "width": 5}, {}, {}]
+    # What a rule has seen is told by games.
+    assert experiment.games == ("Catch-v0", "CartPole-v1")
+
+
 def test_games_of_one_shape_are_one_stack() -> None:
     atari = "environment={suite: null, games: [Pong-v5, Breakout-v5], num_envs: 2}"
     torso = "agent.network.torso={kind: nature}"

@@ -20,7 +20,13 @@ from metarl.agents.group import takes_one_step
 from metarl.agents.networks import build_value_network
 from metarl.config import EnvironmentConfig, PopulationConfig, TrainConfig
 from metarl.config_families import check_families, settings_of
-from metarl.envs.tasks import PoolSpec, Task, pool_spec, resolve_environment
+from metarl.envs.tasks import (
+    PoolSpec,
+    Task,
+    envpool_options,
+    pool_spec,
+    resolve_environment,
+)
 from metarl.errors import UserError
 from metarl.lifetimes import longest
 from metarl.meta import trainer
@@ -173,7 +179,13 @@ def assemble(config: TrainConfig) -> Experiment:
 
 def _shapes(config: TrainConfig, task: Task) -> object:
     """Return what agents must agree in to be of one stack."""
-    own = settings_of(config, task.game.family)
+    family = task.game.family
+    own = settings_of(config, family)
+    if config.families.get(family):
+        try:  # refuses what cannot be played
+            envpool_options(task, own.environment)
+        except UserError as error:
+            raise UserError(f"families.{family}.{error}") from None
     spec = pool_spec(task, own.environment)
     settings = (own.agent, own.environment, own.population, own.meta)
     shapes = (spec.observation_shape, spec.observation_dtype, spec.num_actions)

@@ -92,6 +92,8 @@ def _check_keys(family: str, override: object) -> None:
                     f"{where}.{section}.{key}: does not differ between families"
                     f"{nearest(key, allowed)} (allowed: {', '.join(allowed)})"
                 )
+            if key == "atari" and family != "atari":
+                raise UserError(f"{where}.{section}.atari: is for families.atari alone")
 
 
 def _mapping(value: object, where: str) -> dict[str, object]:

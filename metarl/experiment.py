@@ -25,7 +25,13 @@ from metarl.config import (
     TrainConfig,
 )
 from metarl.config_families import check_families, settings_of
-from metarl.envs.tasks import PoolSpec, Task, pool_spec, resolve_environment
+from metarl.envs.tasks import (
+    PoolSpec,
+    Task,
+    envpool_options,
+    pool_spec,
+    resolve_environment,
+)
 from metarl.errors import UserError
 from metarl.lifetimes import longest
 from metarl.meta import trainer
@@ -129,10 +135,12 @@ def build(config: TrainConfig) -> Experiment:
     if not jax.tree.leaves(jax.eval_shape(rule.init_params, jax.random.key(0))):
         raise UserError(
             f"update_rule.kind={kind}: a hand-written rule has no meta-parameters to "
-            f"train (allowed: disco, lpg; try it by `metarl evaluate {kind}`)"
+            f"train (allowed: disco, lpg, lpg_critic; try it by `metarl evaluate {kind}`)"
         )
     experiment = assemble(config)
     agent = experiment.stacks[0].agent
+    if config.meta.estimator in ESTIMATORS:
+        _require_policy(experiment)
     if config.meta.estimator == "mixed" and not takes_one_step(agent.spec):
         raise UserError(
             f"meta.estimator=mixed: '{kind}' takes several gradient steps per batch "
@@ -150,6 +158,19 @@ def _check_seeds(meta: MetaConfig, *, agents: int) -> None:
             f"meta.evolution.pairs={pairs}: of {agents} agents each, seeds leave room "
             f"for {MAX_MEMBERS // agents} (allowed: 1 to {MAX_MEMBERS // agents})"
         )
+
+
+def _require_policy(experiment: Experiment) -> None:
+    """Refuse a rule whose agents act by something that the outer objective lacks."""
+    for stack in experiment.stacks:
+        actions = stack.pool_spec.num_actions
+        heads = [h for h in stack.agent.spec.heads if not h.per_action]
+        if {h.name: h.size for h in heads}.get("logits") != actions:
+            raise UserError(
+                f"update_rule: agents of {type(experiment.rule).__name__} have no "
+                f"Head('logits', {actions}), the policy that meta-gradients go through "
+                f"({', '.join(ESTIMATORS)}; try the rule by `metarl evaluate`)"
+            )
 
 
 def assemble(config: TrainConfig) -> Experiment:
@@ -178,7 +199,13 @@ def assemble(config: TrainConfig) -> Experiment:
 
 def _shapes(config: TrainConfig, task: Task) -> object:
     """Return what agents must agree in to be of one stack."""
-    own = settings_of(config, task.game.family)
+    family = task.game.family
+    own = settings_of(config, family)
+    if config.families.get(family):
+        try:  # refuses what cannot be played
+            envpool_options(task, own.environment)
+        except UserError as error:
+            raise UserError(f"families.{family}.{error}") from None
     spec = pool_spec(task, own.environment)
     settings = (own.agent, own.environment, own.population, own.meta)
     shapes = (spec.observation_shape, spec.observation_dtype, spec.num_actions)

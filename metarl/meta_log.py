@@ -113,13 +113,25 @@ class MetaLog:
         return row
 
 
-def shown(row: Mapping[str, float], *, frames_per_step: int) -> dict[str, float | None]:
+def frames_per_step(experiment: Experiment) -> int | None:
+    """Return the emulator's frames in an environment step; None where games differ."""
+    skips = {
+        stack.environment.atari.frame_skip if task.game.family == "atari" else 1
+        for stack in experiment.stacks
+        for task in stack.tasks
+    }
+    return skips.pop() if len(skips) == 1 else None
+
+
+def shown(
+    row: Mapping[str, float], *, frames_per_step: int | None
+) -> dict[str, float | None]:
     """Return the numbers that the console shows of a row."""
     scores = [v for k, v in row.items() if k.endswith("/human_normalized_score")]
     steps = row["global_step"]
     return {
         "global_step": int(steps),
-        "frames": int(steps * frames_per_step),
+        "frames": None if frames_per_step is None else int(steps * frames_per_step),
         "episodic_return": row.get("charts/episodic_return"),
         "human_normalized_score": float(np.mean(scores)) if scores else None,
         "meta_loss": row.get("meta/loss"),

@@ -278,9 +278,7 @@ class TrainingRun:
 
     def _shown(self) -> dict[str, float | None]:
         row = self.training.log.newest
-        tasks = self.training.experiment.tasks
-        atari = all(task.game.family == "atari" for task in tasks)
-        skip = self.config.environment.atari.frame_skip if atari else 1
+        skip = meta_log.frames_per_step(self.training.experiment)
         return meta_log.shown(row, frames_per_step=skip) if row else {}
 
     def _farewell(self) -> int:

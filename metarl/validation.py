@@ -317,4 +317,7 @@ def _read(path: Path) -> Score:
         tree = json.loads(path.read_text("utf-8"))
         return Score(**{**tree, "games": tuple(tree["games"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a validation's score ({error})") from None
+        raise UserError(
+            f"{path} is not a validation's score ({error}); remove the file to go on "
+            "without it"
+        ) from None

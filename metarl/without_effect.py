@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 from metarl import config_loader
 from metarl.config import (
@@ -20,8 +21,9 @@ from metarl.config import (
     TrainConfig,
     ValidationConfig,
 )
-from metarl.envs.games import get_game
-from metarl.envs.tasks import apply_protocol, resolve_environment
+from metarl.config_families import settings_of
+from metarl.envs.games import Family
+from metarl.envs.tasks import apply_protocol, resolve_environment, tasks_named
 from metarl.errors import UserError
 
 _Section = Mapping[str, object]
@@ -53,6 +55,10 @@ def refuse(
     _refuse_atari_without_atari(config, layers)
     _refuse_overridden_by_protocol(config.environment, layers)
     if isinstance(config, TrainConfig):
+        if config.families.get("atari"):
+            own = settings_of(config, "atari").environment
+            _refuse_overridden_by_protocol(own, layers, below=("families", "atari"))
+        _refuse_switched_off(config, layers)
         _refuse_validation_never(config, layers)
     else:
         _refuse_of_training(config)
@@ -70,7 +76,7 @@ def _refuse_atari_without_atari(
     games = [t.game for t in resolve_environment(environment, same_shapes=False)]
     # Rates are tried in the same environment; rules are validated in another.
     tried = config.tuning.games if isinstance(config, EvaluationConfig) else ()
-    games += [get_game(name, field="tuning.games") for name in tried]
+    games += [task.game for task in tasks_named(tried, field="tuning.games")]
     if any(game.family == "atari" for game in games):
         return
     value = environment.model_dump(mode="json")["atari"][given[0]]
@@ -102,12 +108,15 @@ def _refuse_ratio_of_no_replay(
 
 
 def _refuse_overridden_by_protocol(
-    environment: EnvironmentConfig, layers: Sequence[_Section]
+    environment: EnvironmentConfig,
+    layers: Sequence[_Section],
+    *,
+    below: tuple[str, ...] = (),
 ) -> None:
     played = apply_protocol(environment)
     sections: tuple[tuple[tuple[str, ...], Model, Model], ...] = (
-        (("environment",), environment, played),
-        (("environment", "atari"), environment.atari, played.atari),
+        ((*below, "environment"), environment, played),
+        ((*below, "environment", "atari"), environment.atari, played.atari),
     )
     for path, asked, set_to in sections:
         for name in _given(layers, path, type(asked)):
@@ -119,6 +128,45 @@ def _refuse_overridden_by_protocol(
             raise UserError(
                 f"{'.'.join(path)}.{name}={before}: environment.atari.protocol="
                 f"{protocol} sets it to {after} (leave one of them out)"
+            )
+
+
+def _refuse_switched_off(config: TrainConfig, layers: Sequence[_Section]) -> None:
+    """Refuse what is read by another choice alone, where that was not made."""
+    meta = config.meta
+    shares = [
+        settings_of(config, family).population.replay.share
+        for family in get_args(Family)
+    ]
+    constant = meta.optimizer.schedule == "constant"
+    schedule = (("meta", "optimizer"), "schedule", "linear or cosine", constant)
+    for path, switch, needed, is_off, name in (
+        (("meta",), "window", "sliding", meta.window == "block", "slide"),
+        (("population", "replay"), "share", "0.9", not any(shares), "capacity"),
+        (*schedule, "schedule_meta_steps"),
+        (*schedule, "end_learning_rate"),
+    ):
+        if is_off:
+            _refuse_without(path, name, switch, f"{switch}={needed}", layers)
+
+
+def _refuse_without(
+    path: tuple[str, ...],
+    name: str,
+    switch: str,
+    needed: str,
+    layers: Sequence[_Section],
+) -> None:
+    """Refuse ``name``, unless ``switch`` was turned off beside it or above."""
+    for layer in reversed(layers):
+        section = next(_all([layer], *path), {})
+        if switch in section:
+            return
+        if section.get(name) is not None:
+            where = ".".join(path)
+            raise UserError(
+                f"{where}.{name}={section[name]}: has no effect without "
+                f"{where}.{needed} (give that too, or leave this out)"
             )
 
 

@@ -72,6 +72,10 @@ def test_the_section_survives_a_dump_as_it_was_given(tmp_path: Path) -> None:
             "(allowed: value_function)",
         ),
         (
+            "families.catch.environment.atari.frame_size=42",
+            "families.catch.environment.atari: is for families.atari alone",
+        ),
+        (
             "families.catch.environment.num_envs=0",
             "families.catch.environment.num_envs=0: must be greater than 0",
         ),

@@ -111,6 +111,50 @@ def test_an_evaluation_refuses_what_is_for_training(override):
         refuse(EvaluationConfig, override)
 
 
+@pytest.mark.parametrize(
+    ("override", "needed"),
+    [
+        ("meta.slide=5", "meta.window=sliding"),
+        ("population.replay.capacity=64", "population.replay.share=0.9"),
+        ("meta.optimizer.schedule_meta_steps=9", "meta.optimizer.schedule=linear"),
+        ("meta.optimizer.end_learning_rate=0.1", "meta.optimizer.schedule=cosine"),
+    ],
+)
+def test_a_setting_needs_the_choice_that_reads_it(tmp_path, override, needed):
+    given = [override, "meta.inner_updates=8"]
+    if "end_" in override:
+        needed += " meta.optimizer.schedule_meta_steps=9"
+    name = needed.partition("=")[0].replace(".", r"\.")
+    message = rf"^{override.replace('.', '[.]')}: has no effect without {name}="
+    with pytest.raises(UserError, match=message):
+        refuse(TrainConfig, *given)
+    refuse(TrainConfig, *given, *needed.split())
+    file = tmp_path / "mine.yaml"
+    config = config_loader.load(TrainConfig, [], [*given, *needed.split()])
+    file.write_text(config_loader.dump(config))
+    off = {"sliding": "block", "0.9": "0", "linear": "constant", "cosine": "constant"}
+    name, _, value = needed.split()[0].partition("=")
+    refuse(TrainConfig, f"{name}={off[value]}", files=(file,))  # off for now
+
+
+def test_a_capacity_is_read_where_one_family_replays():
+    share = "families.catch.population.replay.share=0.5"
+    refuse(TrainConfig, "population.replay.capacity=64", share)
+
+
+def test_a_protocol_of_a_family_overrides_nothing_that_was_given():
+    family = "families.atari.environment.atari"
+    sticky, protocol = f"{family}.sticky_actions=0.1", f"{family}.protocol=machado"
+    with pytest.raises(UserError) as caught:
+        refuse(TrainConfig, sticky, protocol)
+    assert str(caught.value) == (
+        f"{sticky}: environment.atari.protocol=machado sets it to 0.25 (leave one of "
+        "them out)"
+    )
+    refuse(TrainConfig, protocol)
+    refuse(TrainConfig, sticky)
+
+
 CATCH, PONG = "environment.suite=catch", "environment.games=[Pong]"
 
 

@@ -143,7 +143,8 @@ def _meta_subject(parts: Parts, windows: list[Window]) -> Subject:
 
     config = parts.config
     length = config.population.rollout_length
-    rollouts = config.meta.inner_updates + config.meta.validation_rollouts
+    # Of those that a window shares with others, no step is new.
+    rollouts = config.meta.acted_updates + config.meta.validation_rollouts
     return Subject(
         call,
         env_steps=parts.groups * config.environment.num_envs * length * rollouts,

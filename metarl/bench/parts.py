@@ -12,18 +12,20 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metarl import experiment as experiments
 from metarl.bench import synthetic
 from metarl.bench.cache import preparing
 from metarl.bench.measure import Compiled, Value
-from metarl.config import BenchConfig
+from metarl.config import BenchConfig, TrainConfig
 from metarl.errors import UserError
 from metarl.experiment import Stack
 from metarl.meta import trainer
 from metarl.meta.estimators import Population
 from metarl.meta.inner_loop import Window
 from metarl.rollout.actor import Actor
+from metarl.rollout.batches import ReplayedBatches, batch_size
 from metarl.run_folder import load_parent
 from metarl.runtime import release_memory
 from metarl.types import Params, Rollout
@@ -54,6 +56,7 @@ class Parts:
             "parameters": count(self.population.agents.params) // self.groups,
             "meta_parameters": count(self.meta.params),
             "num_envs": config.environment.num_envs,
+            "trajectories": trajectories(config),
             "rollout_length": config.population.rollout_length,
             "chunk": config.population.chunk,
         }
@@ -99,6 +102,11 @@ def refuse_evolution(config: BenchConfig) -> None:
         )
 
 
+def trajectories(config: TrainConfig) -> int:
+    """Return how many trajectories an update learns from, replayed ones included."""
+    return batch_size(config.population.replay, num_envs=config.environment.num_envs)
+
+
 def compile_program(function: Any, *inputs: Any) -> tuple[Any, Compiled]:
     """Return a jitted function compiled for ``inputs``, and how long that took."""
     start = time.perf_counter()
@@ -125,7 +133,7 @@ def program_memory(program: Any) -> dict[str, Value]:
 def update_inputs(parts: Parts) -> tuple[Rollout, jax.Array]:
     """Return what one update of every agent takes: ``[G, K, T, B]``, keys ``[G]``."""
     with preparing(parts.config):
-        (rollouts,) = _collect(parts, [parts.config.population.rollout_length])
+        (rollouts,) = _batches(parts, updates=1)
         return rollouts, jax.random.split(jax.random.key(3), parts.groups)
 
 
@@ -133,11 +141,12 @@ def window(parts: Parts) -> Window:
     """Return what a meta-gradient is computed from, ``[G, ...]``."""
     config, values = parts.config, parts.population.values
     assert values is not None
-    updates, length = config.meta.inner_updates, config.population.rollout_length
-    validation_length = length * config.meta.validation_rollouts
+    updates = config.meta.inner_updates
     with preparing(config):
-        *rollouts, validation = _collect(
-            parts, [length] * updates + [validation_length]
+        *rollouts, validation = _batches(
+            parts,
+            updates=updates,
+            validation_rollouts=config.meta.validation_rollouts,
         )
         return Window(
             agents=parts.population.agents,
@@ -162,28 +171,60 @@ def count(params: Params) -> int:
     return sum(x.size for x in jax.tree.leaves(params))
 
 
-def _collect(parts: Parts, lengths: list[int]) -> list[Rollout]:
-    """Return a rollout ``[G, K, T, B]`` per length T, as `bench.rollouts` says."""
-    config, experiment = parts.config, parts.experiment
-    keys = jax.random.split(jax.random.key(5), len(lengths))
-    if config.bench.rollouts == "synthetic":
-        return [
-            synthetic.rollouts(
-                key,
-                experiment.pool_spec,
-                lead=(parts.groups, 1),
-                steps=length,
-                batch=config.environment.num_envs,
-            )
-            for key, length in zip(keys, lengths, strict=True)
-        ]
+def _batches(
+    parts: Parts, *, updates: int, validation_rollouts: int = 0
+) -> list[Rollout]:
+    """Return what updates and validation take, as `bench.rollouts` says.
+
+    Args:
+      parts: of the run.
+      updates: batches ``[G, K, T, B]`` that are learned from, B with what is replayed.
+      validation_rollouts: length of the one behind them, in rollouts; 0: there is none.
+    """
+    config = parts.config
+    length = config.population.rollout_length
+    lengths = [length] * updates
+    if validation_rollouts:
+        lengths.append(length * validation_rollouts)
+    keys = list(jax.random.split(jax.random.key(5), len(lengths)))
+    if config.bench.rollouts == "environment":
+        return _collect(parts, lengths, keys, updates=updates)
+    num_envs, of_update = config.environment.num_envs, trajectories(config)
+    return [
+        synthetic.rollouts(
+            key,
+            parts.experiment.pool_spec,
+            lead=(parts.groups, 1),
+            steps=length,
+            batch=of_update if i < updates else num_envs,
+        )
+        for i, (key, length) in enumerate(zip(keys, lengths, strict=True))
+    ]
+
+
+def _collect(
+    parts: Parts, lengths: list[int], keys: list[jax.Array], *, updates: int
+) -> list[Rollout]:
+    """Let new agents act; the first ``updates`` rollouts are replayed from, too."""
+    config, stack = parts.config, parts.experiment
+    replay, num_envs = config.population.replay, config.environment.num_envs
+    replays = ReplayedBatches(
+        replay,
+        stack.members,
+        num_envs=num_envs,
+        seed=config.seed,
+        frame_stack=stack.pool_spec.frame_stack,
+    )
+    lives, found = np.zeros(parts.groups, np.int64), []
     actor = new_actor(parts)
     try:
         actor.start()
-        return [
-            actor.collect(parts.population.agents, length, key)
-            for key, length in zip(keys, lengths, strict=True)
-        ]
+        for i, (key, length) in enumerate(zip(keys, lengths, strict=True)):
+            acted = actor.collect_on_host(parts.population.agents, length, key)
+            if i < updates and replay.share > 0:
+                acted = replays.batch(acted, lives)
+            found.append(jax.device_put(acted))
+        return found
     finally:
         actor.close()
 

@@ -105,7 +105,7 @@ def _notes(by_name: Mapping[str, Record]) -> list[str]:
         notes.append(
             f"agents={facts['agents']} of {_number(facts, 'parameters'):,.0f} "
             f"parameters, rule of {_number(facts, 'meta_parameters'):,.0f}; "
-            f"T={facts['rollout_length']} B={facts['num_envs']} "
+            f"T={facts['rollout_length']} B={_batch(facts)} "
             f"chunk={facts['chunk']} games={facts['games']}"
         )
     if compiled:
@@ -129,6 +129,12 @@ def _notes(by_name: Mapping[str, Record]) -> list[str]:
         "that stands beside it; time, memory: relative to the case asked for"
     )
     return notes
+
+
+def _batch(facts: Record) -> str:
+    """Return how many trajectories an update learns from, and how many are new."""
+    new, whole = facts["num_envs"], facts.get("trajectories")
+    return f"{new}" if whole in (None, new) else f"{whole} ({new} new)"
 
 
 def seconds(value: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from metarl.bench.cache import preparing
 from metarl.bench.measure import Prepare, Subject
-from metarl.bench.parts import count, refuse_evolution
+from metarl.bench.parts import count, refuse_evolution, trajectories
 from metarl.config import BenchConfig, TrainConfig
 from metarl.meta_training import MetaTraining
 from metarl.run_folder import load_parent
@@ -49,6 +49,7 @@ def _subject(config: BenchConfig, training: MetaTraining) -> Subject:
             "parameters": count(agents.params) // groups,
             "meta_parameters": count(training.meta.params),
             "num_envs": config.environment.num_envs,
+            "trajectories": trajectories(config),
             "num_threads": config.environment.num_threads,
             "rollout_length": length,
             "chunk": config.population.chunk,

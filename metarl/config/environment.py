@@ -38,7 +38,8 @@ class EnvironmentConfig(Model):
     suite: str | None = None
     """A suite by name; see `metarl games`."""
     games: tuple[str, ...] = ()
-    """Games by task id, in place of a suite."""
+    """Games by task id, in place of a suite; the name of a suite among them stands for
+    its games, with its options (`[catch_5x5, CartPole-v1]`)."""
     num_envs: Annotated[int, Field(gt=0, le=4096)] = 32
     """Environments of each agent; seeds leave room for 4,096."""
     num_threads: PositiveInt = 2

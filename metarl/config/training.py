@@ -293,7 +293,7 @@ class ValidationConfig(Model):
     suite: str | None = None
     """To validate on; see `metarl games`."""
     games: tuple[str, ...] = ()
-    """Games by task id, in place of a suite."""
+    """Games by task id, in place of a suite, or several suites."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (1, 2, 3)
     """Of each game's agents."""
     env_steps: EnvSteps | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from collections.abc import Iterable
 from importlib import resources
 from typing import Literal
 
@@ -130,7 +131,7 @@ GAMES: dict[str, Game] = _all_games()
 """Every game that can be named, by task id."""
 
 
-def get_game(name: str, *, field: str = "game") -> Game:
+def get_game(name: str, *, field: str = "game", also: Iterable[str] = ()) -> Game:
     """Return the game of a task id, with or without its version (`Pong-v5`, `Pong`).
 
     Beyond the tables: `gym:CartPole-v1` is Gymnasium's environment of that name, and
@@ -139,6 +140,7 @@ def get_game(name: str, *, field: str = "game") -> Game:
     Args:
       name: what the user wrote.
       field: where the user wrote it, for the message.
+      also: names of other things that are allowed there, for the message.
 
     Raises:
       UserError: no game has that name.
@@ -152,7 +154,7 @@ def get_game(name: str, *, field: str = "game") -> Game:
         return Game(name, "gymnasium")
     if open_games.is_envpools(name):
         return Game(name, "envpool")
-    names = [*GAMES, *(game.rpartition("-v")[0] for game in GAMES)]
+    names = [*GAMES, *(game.rpartition("-v")[0] for game in GAMES), *also]
     raise UserError(
         f"{field}: unknown game '{name}'{nearest(name, names)} "
         "(`metarl games` lists them all)"

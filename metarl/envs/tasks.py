@@ -8,7 +8,7 @@ one is built and asked; must not import envpool or jax.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -181,8 +181,8 @@ def resolve_environment(
         the agents of one population need.
 
     Raises:
-      UserError: neither or both are given, a name is unknown or given twice, or two
-        games differ in shape.
+      UserError: neither or both are given, a name is unknown, a game is given twice
+        with the same options, or two games differ in shape.
     """
     if bool(config.suite) == bool(config.games):
         given = "both are given" if config.suite else "neither is given"
@@ -192,17 +192,13 @@ def resolve_environment(
         )
     if config.suite:
         suite = suites.get_suite(config.suite, field="environment.suite")
-        tasks = [Task(suites.GAMES[name], suite.options) for name in suite.games]
+        tasks = tasks_named([suite.name], field="environment.suite")
     else:
-        tasks = [
-            Task(suites.get_game(name, field="environment.games"))
-            for name in config.games
-        ]
-    names = [task.game.task_id for task in tasks]
-    for name in names:
-        if names.count(name) > 1:
+        tasks = tasks_named(config.games, field="environment.games")
+    for task in tasks:
+        if tasks.count(task) > 1:
             raise UserError(
-                f"environment.games: '{name}' is given more than once "
+                f"environment.games: '{task.game.task_id}' is given more than once "
                 "(population.num_agents sets how many agents share the games)"
             )
     for task in tasks:  # refuses what cannot be played
@@ -213,6 +209,26 @@ def resolve_environment(
     if same_shapes:
         _require_same_shapes(tasks, config)
     return tuple(tasks)
+
+
+def tasks_named(names: Iterable[str], *, field: str) -> list[Task]:
+    """Return the tasks of games, and of suites by name, in order.
+
+    Args:
+      names: task ids; a suite's stands for its games, with its options.
+      field: where the user wrote them, for the message.
+
+    Raises:
+      UserError: a name is of neither.
+    """
+    tasks = []
+    for name in names:
+        if name in suites.SUITES:
+            suite = suites.SUITES[name]
+            tasks += [Task(suites.GAMES[game], suite.options) for game in suite.games]
+        else:
+            tasks.append(Task(suites.get_game(name, field=field, also=suites.SUITES)))
+    return tasks
 
 
 def _require_same_shapes(tasks: Sequence[Task], config: EnvironmentConfig) -> None:

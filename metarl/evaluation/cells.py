@@ -319,9 +319,11 @@ def require_an_update(cell: Cell) -> None:
 
 
 def default_env_steps(environment: EnvironmentConfig, task: Task) -> int:
-    """Return the suite's budget; for games by name, that of their family's first."""
-    if environment.suite is not None:
-        return suites.get_suite(environment.suite).env_steps
+    """Return the budget of a game's suite; of one by name, of its family's first."""
+    named = [environment.suite, *environment.games]
+    for suite in (suites.SUITES[name] for name in named if name in suites.SUITES):
+        if task.game.task_id in suite.games and task.options == suite.options:
+            return suite.env_steps
     family = task.game.family
     budgets = [s.env_steps for s in suites.list_suites() if s.family == family]
     return budgets[0] if budgets else OPEN_ENV_STEPS

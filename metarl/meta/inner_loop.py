@@ -148,14 +148,24 @@ class InnerLoop:
         return Unrolled(agents, values, kept)
 
     def unroll(self, meta_params: Params, window: Window) -> tuple[Unrolled, StepLog]:
-        """Return where N updates lead, and logs ``[N, K]``."""
+        """Return where N updates lead, and logs ``[N, K]``.
+
+        May be differentiated in reverse: an update that does not count is computed on
+        the newest's batch. Its own would give zeros too, but for what is not finite in
+        it, as agents that diverged leave behind, and 0 times that is nan.
+        """
+        newest = jax.tree.map(lambda x: x[-1], window.rollouts)
 
         def step(
             before: Unrolled, inputs: tuple[Any, Any, Any]
         ) -> tuple[Unrolled, StepLog]:
-            given, valid, index = inputs
+            (rollouts, key), valid, index = inputs
             agents, values, (log, _) = self.step(
-                meta_params, before.agents, before.values, *given
+                meta_params,
+                before.agents,
+                before.values,
+                choose(valid, rollouts, newest),
+                key,
             )
             return self.advance(before, (agents, values), valid, index), log
 

@@ -85,7 +85,7 @@ def _validation(
             # One game stands beside the whole.
             show_figures(figures[: has_whole + is_one]),
             show_figures(figures[has_whole + is_one :], class_="cards"),
-            render(table, label="validations"),
+            *([render(table, label="validations")] if found.points else []),
         ]
     )
 

@@ -67,6 +67,9 @@ def validation_table(found: Validations, prefix: str = "") -> DataTable:
 
 def sentences(found: Validations) -> list[str]:
     """Return what the validations came to, in words."""
+    damaged = [f"Left out: {what}." for what in found.damaged]
+    if not found.points:
+        return damaged
     steps = found.settings.get("env_steps")
     budget = "" if steps is None else f", {number(steps)} environment steps per agent"
     seeds = f", {count_of(found.num_seeds, 'seed')} each" if found.num_seeds else ""
@@ -99,8 +102,11 @@ def sentences(found: Validations) -> list[str]:
     if found.unfinished:
         said.append(f"Not finished: the validation at {_list(found.unfinished)}.")
     if not found.has_seeds:
-        said.append("The folder RUN/validation is gone: single seeds are not known.")
-    return said
+        where = "gone" if not damaged else "damaged"
+        said.append(
+            f"The folder RUN/validation is {where}: single seeds are not known."
+        )
+    return said + damaged
 
 
 def _about_kept(found: Validations) -> list[str]:

@@ -70,6 +70,7 @@ class Validations:
       kept: meta-step of the rule in RUN/rule_best; None where there is none.
       others: how many were made with other settings, and are not in `points`.
       unfinished: meta-steps of those that have cells and no score yet.
+      damaged: what is wrong with those that cannot be read, each with its file.
     """
 
     points: tuple[Validation, ...]
@@ -80,6 +81,7 @@ class Validations:
     kept: int | None = None
     others: int = 0
     unfinished: tuple[int, ...] = ()
+    damaged: tuple[str, ...] = ()
 
     @property
     def games(self) -> tuple[str, ...]:
@@ -108,22 +110,23 @@ def read_validations(
       config: its resolved configuration.
       rows: of its metrics.
       kept: meta-step of the rule in RUN/rule_best.
-
-    Raises:
-      UserError: a file there is not what it should be.
     """
     section = config.get("validation")
     settings = dict(section) if isinstance(section, Mapping) else {}
     settings = {k: v for k, v in settings.items() if k not in OF_TRAINING}
     scored: list[tuple[Validation, Mapping[str, Any], Scale]] = []
-    unfinished = []
+    unfinished: list[int] = []
+    damaged: list[str] = []
     for folder in sorted((path / FOLDER).glob("meta_step_*")):
         if (folder / SCORE_FILE).is_file():
-            scored.append(_read(folder))
+            try:
+                scored.append(_read(folder))
+            except UserError as error:  # the others, and the run, are as they are
+                damaged.append(str(error).removeprefix("report: "))
         elif (folder / CELLS).is_dir() and any((folder / CELLS).glob("*.json")):
             unfinished.append(int(folder.name.rpartition("_")[2]))
     if not scored:
-        return _from_metrics(rows, settings, kept)
+        return _from_metrics(rows, settings, kept, tuple(damaged))
     scored.sort(key=lambda item: item[0].meta_step)
     _, newest, scale = scored[-1]
     points = tuple(point for point, given, _ in scored if given == newest)
@@ -136,6 +139,7 @@ def read_validations(
         kept=kept,
         others=len(scored) - len(points),
         unfinished=tuple(unfinished),
+        damaged=tuple(damaged),
     )
 
 
@@ -147,6 +151,7 @@ def _read(folder: Path) -> tuple[Validation, Mapping[str, Any], Scale]:
         games, metrics = tuple(map(str, tree["games"])), dict(tree["metrics"])
         meta_step, settings = int(tree["meta_step"]), dict(tree["settings"])
         failure = " ".join(str(tree.get("failure", "")).split())
+        iqm = _iqm(metrics)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"report: {path} is not a validation's score") from error
     scale = _scale(games)
@@ -159,11 +164,14 @@ def _read(folder: Path) -> tuple[Validation, Mapping[str, Any], Scale]:
         found = tuple(_number(cell, scale) for cell in cells if _is_of(cell, game))
         if found:
             numbers[game] = found
-    return Validation(meta_step, _iqm(metrics), numbers, failure), settings, scale
+    return Validation(meta_step, iqm, numbers, failure), settings, scale
 
 
 def _from_metrics(
-    rows: Sequence[Row], settings: Mapping[str, Any], kept: int | None
+    rows: Sequence[Row],
+    settings: Mapping[str, Any],
+    kept: int | None,
+    damaged: tuple[str, ...],
 ) -> Validations | None:
     """Return what the metrics say of validations, without single agents."""
     points = []
@@ -177,7 +185,7 @@ def _from_metrics(
         iqm, step = _iqm(row), row.get("meta_step")
         if step is not None and (games or iqm is not None):
             points.append(Validation(int(step), iqm, games))
-    if not points:
+    if not points and not damaged:
         return None
     is_human = any(key.endswith(_HUMAN) for row in rows for key in row if "eval" in key)
     names = tuple(dict.fromkeys(game for point in points for game in point.games))
@@ -189,6 +197,7 @@ def _from_metrics(
         settings,
         has_seeds=False,
         kept=kept,
+        damaged=damaged,
     )
 
 
@@ -218,10 +227,17 @@ def _number(cell: CellRecord, scale: Scale) -> float:
 
 
 def _iqm(metrics: Mapping[str, Any]) -> Estimate | None:
-    value = metrics.get("eval/iqm")
-    if value is None:
-        return None
-    return Estimate(value, metrics.get("eval/iqm_lo"), metrics.get("eval/iqm_hi"))
+    """Return the score that metrics hold.
+
+    Raises:
+      TypeError: it is no number.
+    """
+    names = ("eval/iqm", "eval/iqm_lo", "eval/iqm_hi")
+    value, low, high = (metrics.get(name) for name in names)
+    for number in (value, low, high):
+        if not (number is None or type(number) in (int, float)):
+            raise TypeError(number)
+    return None if value is None else Estimate(value, low, high)
 
 
 def _value(point: Validation) -> float:

@@ -20,6 +20,9 @@ Metrics = dict[str, jax.Array]
 Targets = dict[str, jax.Array]
 """What the agent's outputs are pulled towards; each ``[T, B, ...]``."""
 
+REGULARIZERS = ("target_kl", "l2_pi", "l2_y")
+"""Names of `UpdateRule.regularizers`, beside all that begin with ``squared_mean``."""
+
 RuleState = Any
 """What a rule carries over one lifetime: any pytree, known to the rule alone."""
 
@@ -169,8 +172,8 @@ class UpdateRule(abc.ABC):
     def regularizers(self, targets: Targets, experience: Experience) -> Metrics:
         """Return scalar terms on one batch's targets for the outer objective.
 
-        Names are those that `RegularizerConfig` weighs: ``squared_mean_*``,
-        ``target_kl``, ``l2_pi`` and ``l2_y``. A hand-written rule has none.
+        Names are those that `RegularizerConfig` weighs: ``squared_mean_*`` and
+        `REGULARIZERS`. A hand-written rule has none.
         """
         del targets, experience
         return {}

@@ -16,6 +16,7 @@ import numpy as np
 
 from metarl.errors import UserError
 from metarl.rules.base import (
+    REGULARIZERS,
     Head,
     Metrics,
     RuleSpec,
@@ -118,7 +119,17 @@ class _Checked(UpdateRule):
         return loss, metrics
 
     def regularizers(self, targets: Targets, experience: Experience) -> Metrics:
-        return self.rule.regularizers(targets, experience)
+        given = self.rule.regularizers(targets, experience)
+        for name, value in self._items("regularizers", "terms", given):
+            if not (name.startswith("squared_mean") or name in REGULARIZERS):
+                raise self._mistake(
+                    "regularizers: a term",
+                    f"'{name}'",
+                    f"one that a weight is known of: squared_mean_*, "
+                    f"{', '.join(REGULARIZERS)}",
+                )
+            self._require("regularizers", f"term '{name}'", value, (), "a scalar")
+        return given
 
     # --- What is refused ----------------------------------------------------------
 

@@ -117,6 +117,32 @@ def test_experience_may_come_from_the_environments(config: BenchConfig) -> None:
     np.testing.assert_array_equal(t.rewards != 0, t.is_terminal)
 
 
+@pytest.mark.parametrize("rollouts", ["synthetic", "environment"])
+def test_updates_are_as_large_as_replay_makes_them(
+    rollouts: str, config: BenchConfig
+) -> None:
+    overrides = [*tiny_run.OVERRIDES, f"bench.rollouts={rollouts}"]
+    replay = "population.replay={share: 0.75, capacity: 8}"
+    replayed = config_loader.load(BenchConfig, [], [*overrides, replay])
+    found = parts.build(replayed)
+    assert (found.facts()["trajectories"], found.facts()["num_envs"]) == (16, 4)
+    assert parts.build(config).facts()["trajectories"] == 4
+    batch, _ = parts.update_inputs(found)
+    assert batch.observations.shape == (2, 1, 6, 16, 5, 5)
+    window = jax.device_get(parts.window(found))
+    assert window.rollouts.observations.shape == (2, 2, 1, 6, 16, 5, 5)
+    assert window.validation.observations.shape == (2, 1, 6, 4, 5, 5)
+    if rollouts == "synthetic":
+        return
+    # Each agent replays what it has acted itself.
+    for group in range(2):
+        of_agent = window.rollouts.observations[group, :, 0]
+        acted = {x[:, b].tobytes() for x in of_agent for b in range(4)}
+        drawn = [of_agent[1][:, b].tobytes() for b in range(4, 16)]
+        assert set(drawn) <= acted
+        assert len(set(drawn)) > 1
+
+
 @pytest.mark.parametrize("name", acting.CASES)
 def test_acting_is_timed_by_the_step_of_all_environments(
     name: str, config: BenchConfig

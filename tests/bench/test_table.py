@@ -56,6 +56,22 @@ def test_comparators_stand_relative_to_the_case_asked_for() -> None:
     assert "compiled cold: no cache of compiled programs was used" in lines
 
 
+def test_replayed_trajectories_are_counted() -> None:
+    sizes = {
+        "agents": 1,
+        "parameters": 10,
+        "meta_parameters": 2,
+        "rollout_length": 5,
+        "num_envs": 4,
+        "chunk": 1,
+        "games": "Catch-v0",
+    }
+    for trajectories, said in ((4, "T=5 B=4 chunk"), (40, "T=5 B=40 (4 new) chunk")):
+        facts = {**sizes, "trajectories": trajectories}
+        records = [record("agent-update", 0.1, **facts, **COMPILED)]
+        assert said in "\n".join(table.lines(records, ["agent-update"]))
+
+
 def test_acting_is_compared_with_the_sum_of_its_parts() -> None:
     records = [record("act", 0.003), record("env", 0.0005), record("forward", 0.0015)]
     assert "act / (env + forward) = 1.50" in table.lines(records, ["act"])

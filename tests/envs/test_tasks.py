@@ -34,10 +34,23 @@ def test_games_are_kept_in_order_and_may_lack_their_version() -> None:
     assert names(resolve_environment(config)) == ["Qbert-v5", "Pong-v5"]
 
 
+def test_a_suite_among_games_stands_for_its_own_with_its_options() -> None:
+    config = EnvironmentConfig(games=("catch_5x5", "Qbert", "atari3_val", "Catch-v0"))
+    found = resolve_environment(config, same_shapes=False)
+    small = Task(GAMES["Catch-v0"], (("height", 5), ("width", 5)))
+    expected = ["Qbert-v5", *SUITES["atari3_val"].games, "Catch-v0"]
+    assert found == (small, *(Task(GAMES[name]) for name in expected))
+    assert pool_spec(found[0], config).observation_shape == (5, 5)
+    assert pool_spec(found[-1], config).observation_shape == (10, 5)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         (EnvironmentConfig(), "neither is given"),
+        (EnvironmentConfig(games=("catch_5x6",)), "did you mean 'catch_5x5'"),
+        (EnvironmentConfig(games=("Catch", "catch")), "'Catch-v0' is given more than"),
+        (EnvironmentConfig(games=("Qbert", "atari5")), "'Qbert-v5' is given more than"),
         (EnvironmentConfig(suite="catch", games=("Pong",)), "both are given"),
         (EnvironmentConfig(suite="atari58"), r"environment\.suite: unknown suite"),
         (EnvironmentConfig(games=("Pnog",)), r"environment\.games: unknown game"),

@@ -38,6 +38,16 @@ def test_budgets_are_the_suites_and_for_games_their_familys():
         overrides=["environment.games=[Pong, Catch-v0]", "seeds=[1]"],
     )
     assert [cell.env_steps for cell in cells] == [50_000_000, 200_000]
+    cells = plan(
+        ["actor_critic"],
+        overrides=["environment.games=[Pong, catch_5x5]", "seeds=[1]"],
+    )
+    assert [cell.env_steps for cell in cells] == [50_000_000, 100_000]
+    assert cells[1].identity()["environment"]["options"] == {"height": 5, "width": 5}
+    # Results are told apart by games.
+    boards = ["environment.games=[Catch-v0, catch_5x5]", "seeds=[1]"]
+    with pytest.raises(UserError, match="evaluate them apart"):
+        plan(["actor_critic"], overrides=boards)
 
 
 def test_seeds_of_a_cell_are_its_own_and_the_same_for_every_rule():

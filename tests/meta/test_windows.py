@@ -76,6 +76,22 @@ def test_updates_before_the_birth_are_as_if_the_window_were_shorter(
 
 
 @pytest.mark.parametrize("kind", [ReverseMode, MixedMode])
+def test_what_agents_leave_behind_that_diverged_reaches_nobody(
+    x64: None, kind: type[ExactEstimator]
+) -> None:
+    loop = loop_for(PULL)
+    window = marked(window_for(PULL, updates=4), False, False, True, True)
+
+    def spoiled(x: jax.Array) -> jax.Array:
+        is_float = jnp.issubdtype(x.dtype, jnp.floating)
+        return x.at[:, :2].set(jnp.nan) if is_float else x
+
+    left = jax.tree.map(spoiled, window.rollouts)
+    found = gradient(kind, loop, dataclasses.replace(window, rollouts=left))
+    tiny.assert_same_bits(found, gradient(kind, loop, window))
+
+
+@pytest.mark.parametrize("kind", [ReverseMode, MixedMode])
 def test_a_window_without_a_birth_is_a_block(
     x64: None, kind: type[ExactEstimator]
 ) -> None:

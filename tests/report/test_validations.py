@@ -13,7 +13,6 @@ from report_cells import make_cell, store
 from report_runs import row, write_run
 
 from metarl import rule_files
-from metarl.errors import UserError
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.results import Result, read_cells
 from metarl.report import figures, run_page, write_report
@@ -177,10 +176,55 @@ def test_a_run_without_validations_says_nothing_of_them(tmp_path):
     assert "alidation: fresh" not in contents.sections[0].content
 
 
-def test_a_broken_score_is_one_line(run):
-    (run / "validation" / "meta_step_000010" / "score.json").write_text("{}")
-    with pytest.raises(UserError, match=r"score\.json is not a validation's score"):
-        write_report([run])
+@pytest.mark.parametrize(
+    "text", ["{}", "", "[1]", '{"meta_step": 10, "games": [], "metrics": 3}']
+)
+def test_a_broken_score_is_a_line_on_the_page(run, text):
+    broken = run / "validation" / "meta_step_000010" / "score.json"
+    broken.write_text(text)
+    page, contents = write_report([run])
+    said = f"Left out: {broken} is not a validation&#x27;s score."
+    assert said.replace("&#x27;", "'") in page.read_text().replace("&#x27;", "'")
+    # The others are shown as they were.
+    assert [r["meta_step"] for r in numbers(run, "validation")] == ["20", "30"]
+    assert contents.figures[0].name == "validation"
+
+
+def test_a_score_that_is_no_number_is_broken(run):
+    place = run / "validation" / "meta_step_000020" / "score.json"
+    tree = json.loads(place.read_text())
+    tree["metrics"]["eval/iqm"] = "high"
+    place.write_text(json.dumps(tree))
+    found = read_run(run).validations
+    assert found is not None
+    assert found.damaged == (f"{place} is not a validation's score",)
+    assert [point.meta_step for point in found.points] == [10, 30]
+
+
+def test_a_broken_cell_takes_its_validation_with_it(run):
+    cell = next((run / "validation" / "meta_step_000030" / "cells").glob("*.json"))
+    cell.write_text("{")
+    found = read_run(run).validations
+    assert found is not None
+    assert [point.meta_step for point in found.points] == [10, 20]
+    (said,) = found.damaged
+    assert str(cell) in said
+    assert "\n" not in said
+
+
+def test_where_all_scores_are_broken_the_page_names_them(tmp_path):
+    folder = write_run(tmp_path, [row(1)])
+    for step in (10, 20):
+        validate(folder, step, {"Pong-v5": [1, 2, 3]})
+        path = folder / "validation" / f"meta_step_{step:06d}" / "score.json"
+        path.write_text("{")
+    found = read_run(folder).validations
+    assert found is not None
+    assert found.points == ()
+    assert len(sentences(found)) == 2
+    text = write_report([folder])[0].read_text()
+    assert "meta_step_000010/score.json is not a validation" in text
+    assert "meta_step_000020/score.json is not a validation" in text
 
 
 def test_the_rule_best_of_a_run_is_found_in_results(tmp_path):

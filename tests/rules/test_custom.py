@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import pytest
 import tiny
 import tiny_run
+from contract.experience import make_experience
 from contract.rule_cases import DOCUMENTATION
 
 import metarl
+from metarl import train
 from metarl.agents import group
 from metarl.agents.build import build_agent
 from metarl.config import (
@@ -47,6 +49,14 @@ class Incomplete(UpdateRule):
 class Learned(AdvantageWeighted):
     def init_params(self, key):
         return {"weight": jnp.zeros(3)}
+
+
+class Greedy(Learned):
+    def spec(self, num_actions):
+        return RuleSpec(heads=(Head("values", num_actions), Head("v", 1)))
+
+    def act(self, outputs, clock, key):
+        return jnp.argmax(outputs["values"], axis=-1), outputs["values"]
 
 
 class NeedsArguments(AdvantageWeighted):
@@ -157,6 +167,19 @@ def test_it_is_evaluated_like_any_other(tmp_path):
     assert result.episodes > 10
 
 
+def test_agents_without_a_policy_are_not_meta_trained(tmp_path):
+    given = tiny_run.config(
+        tmp_path / "run", f"update_rule={{kind: custom, rule: '{MODULE}:Greedy'}}"
+    )
+    with pytest.raises(UserError) as caught:
+        train.new_run(given)
+    assert str(caught.value) == (
+        "update_rule: agents of Greedy have no Head('logits', 3), the policy that "
+        "meta-gradients go through (mixed, reverse; try the rule by `metarl evaluate`)"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_checked_rule_is_the_same_rule():
     rule = load_rule(f"{MODULE}:AdvantageWeighted").rule
     assert checked(rule) == checked(type(rule)())
@@ -253,6 +276,45 @@ class Mine(UpdateRule):
         _trace(load_rule(f"{MODULE}:Mine").rule)
     assert str(caught.value).startswith("rule Mine: ")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (
+            "{'l2_phi': jnp.zeros(())}",
+            "regularizers: a term is 'l2_phi' (needed: one that a weight is known of: "
+            "squared_mean_*, target_kl, l2_pi, l2_y)",
+        ),
+        (
+            "{'l2_pi': experience.transitions.rewards}",
+            "regularizers: the term 'l2_pi' is float32[6, 4] (needed: a scalar here)",
+        ),
+        ("{'l2_pi': jnp.zeros(()), 'squared_mean_y': jnp.ones(())}", None),
+    ],
+)
+def test_a_regularizer_needs_a_weight(module, returned, message):
+    module.write_text(
+        module.read_text()
+        + f"""
+
+class Regular(AdvantageWeighted):
+    def regularizers(self, targets, experience):
+        return {returned}
+"""
+    )
+    rule = checked(load_rule(f"{MODULE}:Regular").rule)
+    experience = make_experience(jax.random.key(0), rule, T=6, B=4)
+
+    def trace() -> object:
+        return jax.eval_shape(lambda e: rule.regularizers({}, e), experience)
+
+    if message is None:
+        assert sorted(trace()) == ["l2_pi", "squared_mean_y"]
+        return
+    with pytest.raises(UserError) as caught:
+        trace()
+    assert str(caught.value) == f"rule Regular: {message}"
 
 
 def _trace(rule) -> None:

@@ -12,7 +12,7 @@ import tiny_run
 
 import metarl
 from metarl import experiment as experiments
-from metarl import train
+from metarl import meta_log, train
 from metarl.config import TrainConfig
 from metarl.errors import UserError
 from metarl.meta import trainer
@@ -59,6 +59,35 @@ def test_agents_cycle_through_all_games_and_share_stacks_by_shape() -> None:
         _ = experiment.only
 
 
+def test_a_suites_options_hold_in_a_mix() -> None:
+    experiment = experiments.build(
+        config(Path("run"), "environment.games=[catch_5x5, CartPole-v1, Catch-v0]")
+    )
+    shapes = [stack.pool_spec.observation_shape for stack in experiment.stacks]
+    assert shapes == [(5, 5), (4,), (10, 5)]
+    options = [dict(task.options) for task in experiment.tasks]
+    assert options == [{"height": 5, "width": 5}, {}, {}]
+    # What a rule has seen is told by games.
+    assert experiment.games == ("Catch-v0", "CartPole-v1")
+
+
+def test_frames_are_counted_where_all_games_have_as_many() -> None:
+    def frames(*overrides: str) -> float | None:
+        built = experiments.build(config(Path("run"), *overrides))
+        row = {"global_step": 10.0, "charts/SPS": 1.0}
+        skip = meta_log.frames_per_step(built)
+        return meta_log.shown(row, frames_per_step=skip)["frames"]
+
+    pong = (
+        "families.atari.agent.network.torso.kind=nature",
+        "environment.games=[Pong]",
+    )
+    assert frames() == 10
+    assert frames(*pong) == 40
+    assert frames(*pong, "families.atari.environment.atari.frame_skip=3") == 30
+    assert frames(pong[0], "environment.games=[Pong, Catch]") is None
+
+
 def test_games_of_one_shape_are_one_stack() -> None:
     atari = "environment={suite: null, games: [Pong-v5, Breakout-v5], num_envs: 2}"
     torso = "agent.network.torso={kind: nature}"
@@ -76,6 +105,18 @@ def test_a_network_that_cannot_read_one_of_the_games_is_refused(tmp_path: Path) 
     said = r"'impala' takes frames.*\(for Catch-v0: families\.catch\.agent\."
     with pytest.raises(UserError, match=said):
         train.new_run(config(tmp_path / "run", torso))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_family_cannot_play_is_refused(tmp_path: Path) -> None:
+    games = (
+        "environment.games=[Pong]",
+        "families.atari.agent.network.torso.kind=nature",
+    )
+    frames = "families.atari.environment.atari.max_episode_frames=2"
+    said = r"families\.atari\.environment\.atari\.max_episode_frames: 2 is less"
+    with pytest.raises(UserError, match=said):
+        train.new_run(config(tmp_path / "run", *games, frames))
     assert not (tmp_path / "run").exists()
 
 

@@ -169,7 +169,7 @@ def _require_policy(experiment: Experiment) -> None:
             raise UserError(
                 f"update_rule: agents of {type(experiment.rule).__name__} have no "
                 f"Head('logits', {actions}), the policy that meta-gradients go through "
-                f"({', '.join(ESTIMATORS)}; try the rule by `metarl evaluate`)"
+                f"({', '.join(ESTIMATORS)}; es and pes need none)"
             )
 
 

@@ -175,7 +175,7 @@ def test_agents_without_a_policy_are_not_meta_trained(tmp_path):
         train.new_run(given)
     assert str(caught.value) == (
         "update_rule: agents of Greedy have no Head('logits', 3), the policy that "
-        "meta-gradients go through (mixed, reverse; try the rule by `metarl evaluate`)"
+        "meta-gradients go through (mixed, reverse; es and pes need none)"
     )
     assert not (tmp_path / "run").exists()
 

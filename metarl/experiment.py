@@ -135,7 +135,8 @@ def build(config: TrainConfig) -> Experiment:
     if not jax.tree.leaves(jax.eval_shape(rule.init_params, jax.random.key(0))):
         raise UserError(
             f"update_rule.kind={kind}: a hand-written rule has no meta-parameters to "
-            f"train (allowed: disco, lpg, lpg_critic; try it by `metarl evaluate {kind}`)"
+            "train (allowed: disco, lpg, lpg_critic; try it by `metarl evaluate "
+            f"{kind}`)"
         )
     experiment = assemble(config)
     agent = experiment.stacks[0].agent

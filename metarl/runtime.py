@@ -7,6 +7,7 @@ Imports JAX only when called.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 import tempfile
@@ -21,6 +22,9 @@ from metarl.errors import UserError
 CACHE_OPTION = "jax_compilation_cache_dir"
 MIN_COMPILE_S = 0.5
 """Programs that compile faster are not kept: reading them back saves nothing."""
+
+MAX_MEMORY_MAPS = 30_000
+"""After which `forget_programs` does so."""
 
 EMITTERS = "xla_cpu_use_fusion_emitters"
 """XLA's option for kernels that are emitted one by one, each by a compiler of its own;
@@ -105,6 +109,21 @@ def release_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not with musl
         if trim is not None:
             trim(0)
+
+
+def forget_programs() -> None:
+    """Forget compiled programs where the process is on the way to having too many.
+
+    Each keeps a few dozen memory maps on Linux, which allows a process 65,530; beyond
+    them XLA crashes. To be called between works that share no programs; what is needed
+    again is compiled, or read from the cache of programs, once more.
+    """
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MAX_MEMORY_MAPS:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 def _unavailable(platform: str, reason: str) -> UserError:

@@ -44,6 +44,13 @@ def _fixed_seeds() -> None:
     np.random.seed(0)  # noqa: NPY002, TID251 - for third-party code that draws from it
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _few_memory_maps() -> Iterator[None]:
+    """Forget compiled programs between files before the process has too many."""
+    yield
+    runtime.forget_programs()
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """Compute in float64 for one test."""

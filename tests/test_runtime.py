@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import jaxlib.version
+import numpy as np
 import pytest
 
 from metarl import runtime
@@ -156,3 +157,27 @@ def test_freed_memory_goes_back_to_the_system():
     del pieces
     runtime.release_memory()
     assert full - resident() > 60e6, len(last)  # of 100 MB that were freed
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux counts maps")
+def test_programs_are_forgotten_before_there_are_too_many(monkeypatch):
+    def maps() -> int:
+        return len(Path("/proc/self/maps").read_bytes().splitlines())
+
+    double = jax.jit(lambda x: 2 * x)
+
+    def compile_some() -> None:
+        for size in range(20, 40):
+            double(np.ones(size, np.float32)).block_until_ready()
+
+    compile_some()
+    assert double._cache_size() == 20
+    monkeypatch.setattr(runtime, "MAX_MEMORY_MAPS", maps() + 1000)
+    runtime.forget_programs()
+    assert double._cache_size() == 20
+    before = maps()
+    monkeypatch.setattr(runtime, "MAX_MEMORY_MAPS", 1)
+    runtime.forget_programs()
+    assert double._cache_size() == 0
+    assert maps() < before
+    np.testing.assert_array_equal(double(np.ones(20, np.float32)), 2.0)

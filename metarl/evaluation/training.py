@@ -17,6 +17,7 @@ from pathlib import Path
 
 import jax
 
+from metarl import runtime
 from metarl.console import heartbeat, say
 from metarl.evaluation import amendments, memory, results, results_tables
 from metarl.evaluation.batches import batches
@@ -85,6 +86,7 @@ def _update_statuses(cells: Sequence[Cell], results_dir: Path) -> None:
 
 def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -> None:
     """Train the cells of one batch and store each as it is done."""
+    runtime.forget_programs()  # those of earlier rules and games
     with heartbeat(f"preparing {len(batch)} cells"):
         run = BatchRun(batch)
     camera = Camera(results_dir, run)

@@ -54,8 +54,8 @@ class LPGCritic(LPG):
     Beside policy and prediction the agent has a value head, which learns from V-trace
     (Espeholt et al. 2018) as that of `actor_critic` does. Values and advantages are
     inputs of the LSTM and constants for the meta-gradient; so is the policy, as in
-    DiscoRL and unlike in LPG. Nothing else is given: by how much the taken action is
-    reinforced is for the LSTM to say, and zero in a new rule.
+    DiscoRL and unlike in LPG. By how much more than the batch's others the taken action
+    is reinforced is for the LSTM to say, and zero in a new rule.
 
     All inputs are zero, or nearly, where a uniform policy sees no reward, and rewards,
     values and advantages come in on a logarithmic scale: the first steps of
@@ -93,17 +93,20 @@ class LPGCritic(LPG):
         judged, rule_state = self._judge(rule_state, transitions, experience.outputs)
         features = self._seen(meta_params, transitions, experience.outputs, judged)
         learned = self.outputs(meta_params, features, transitions)
+        mean = masked_mean(learned["pi"], transitions.own)
+        # Reinforcing whatever is done only makes a policy deterministic.
+        centered = learned["pi"] - mean
         value = self.bins.to_probs(judged.values[:-1] + judged.errors)
         own = transitions.own
         metrics = {
-            "pi_hat": masked_mean(learned["pi"], own),
+            "pi_hat": mean,
             "rule_entropy_y": masked_mean(entropy(learned["y"]), own),
             "value": masked_mean(judged.values[:-1], own),
             "td": masked_mean(judged.errors, own),
             "adv": masked_mean(judged.advantages, own),
             "rho": masked_mean(judged.rhos, own),
         }
-        return {**learned, "value": value}, rule_state, metrics
+        return {**learned, "pi": centered, "value": value}, rule_state, metrics
 
     def loss(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -163,9 +164,16 @@ def test_a_signal_ends_the_process_of_the_case_too_and_leaves_nothing(
 
 
 def is_gone(process: str) -> bool:
-    """Return whether a process has ended, though nobody may have asked how."""
+    """Return whether a process ends soon, though nobody may have asked how it ended."""
     status = Path(f"/proc/{process}/status")
-    return not status.exists() or "State:\tZ" in status.read_text()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if "State:\tZ" not in status.read_text():
+                time.sleep(0.05)  # killed, and not yet scheduled to die
+                continue
+        return True
+    return False
 
 
 def test_a_case_does_not_outlive_its_parent() -> None:

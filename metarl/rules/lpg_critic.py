@@ -93,20 +93,17 @@ class LPGCritic(LPG):
         judged, rule_state = self._judge(rule_state, transitions, experience.outputs)
         features = self._seen(meta_params, transitions, experience.outputs, judged)
         learned = self.outputs(meta_params, features, transitions)
-        mean = masked_mean(learned["pi"], transitions.own)
-        # Reinforcing whatever is done only makes a policy deterministic.
-        centered = learned["pi"] - mean
         value = self.bins.to_probs(judged.values[:-1] + judged.errors)
         own = transitions.own
         metrics = {
-            "pi_hat": mean,
+            "pi_hat": masked_mean(learned["pi"], own),
             "rule_entropy_y": masked_mean(entropy(learned["y"]), own),
             "value": masked_mean(judged.values[:-1], own),
             "td": masked_mean(judged.errors, own),
             "adv": masked_mean(judged.advantages, own),
             "rho": masked_mean(judged.rhos, own),
         }
-        return {**learned, "pi": centered, "value": value}, rule_state, metrics
+        return {**learned, "value": value}, rule_state, metrics
 
     def loss(
         self,
@@ -116,7 +113,10 @@ class LPGCritic(LPG):
         transitions: Transitions,
     ) -> tuple[jax.Array, Metrics]:
         """Return LPG's loss and the value's cross-entropy, ``[T, B]``."""
-        loss, metrics = super().loss(outputs, peers, targets, transitions)
+        # Reinforcing whatever is done only makes a policy deterministic.
+        offset = masked_mean(targets["pi"], transitions.own)
+        centered = {**targets, "pi": targets["pi"] - offset}
+        loss, metrics = super().loss(outputs, peers, centered, transitions)
         value_loss = cross_entropy(targets["value"], outputs["v"])
         loss += self.config.value_cost * value_loss * transitions.own
         return loss, {**metrics, "value_loss": value_loss}

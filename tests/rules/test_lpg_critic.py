@@ -15,7 +15,7 @@ from metarl.numerics import Moments
 from metarl.rules import make_rule
 from metarl.rules.base import Targets
 from metarl.rules.lpg_critic import LPGCritic
-from metarl.types import Experience, Params
+from metarl.types import Experience, Params, drop_invalid
 
 T, B, A = 6, 3, 4
 CONFIG = LPGCriticConfig(
@@ -151,8 +151,17 @@ def test_the_policy_target_is_that_of_a_plain_loop() -> None:
             hidden = sigmoid(show) * np.tanh(cell)
             out = params["pi_target"]
             pi_hat[i, b] = (hidden @ out["w"] + out["b"])[0]
-    expected = (pi_hat - np.mean(pi_hat[mask]))[mask]
-    np.testing.assert_allclose(targets["pi"][mask], expected, rtol=1e-9)
+    np.testing.assert_allclose(targets["pi"][mask], pi_hat[mask], rtol=1e-9)
+    # What all actions are reinforced by alike is left out.
+    rows = {name: x[:-1] for name, x in experience.outputs.items()}
+    transitions = drop_invalid(experience.transitions)
+    gradient = jax.grad(
+        lambda x: jnp.sum(RULE.loss({**rows, "logits": x}, {}, targets, transitions)[0])
+    )(rows["logits"])
+    pi = np.apply_along_axis(softmax, -1, outputs["logits"][:-1])
+    weight = (pi_hat - np.mean(pi_hat[mask]))[..., None]
+    expected = -weight * (np.eye(A)[t.actions] - pi)
+    np.testing.assert_allclose(gradient[mask], expected[mask], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")

@@ -191,6 +191,13 @@ def _add_report(add: _Subparsers[Parser]) -> None:
     report.add_argument(
         "--baseline", metavar="RULE", help="compare with this (default: actor_critic)"
     )
+    report.add_argument(
+        "--together",
+        action="append",
+        default=[],
+        metavar="NAME=RULE,RULE",
+        help="rules that one recipe discovered, compared as one too; may be repeated",
+    )
     report.set_defaults(run=commands.report, overrides=[])
 
 

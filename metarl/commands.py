@@ -80,7 +80,9 @@ def report(args: argparse.Namespace) -> int:
     config = config_loader.load(ReportConfig, [], args.overrides)
     from metarl.report import main
 
-    return main(args.folders, args.output, args.baseline, config.tracking)
+    return main(
+        args.folders, args.output, args.baseline, config.tracking, args.together
+    )
 
 
 def rules_list(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +30,13 @@ class Runs:
       values: ``[..., N]``, the N runs of all games, game after game; leading axes hold
         resamples.
       sizes: runs of each game; they sum to N.
+      discoveries: of how many discovery seeds the runs are, the same for every game:
+        each game has equally many runs of each, one after another.
     """
 
     values: FloatArray
     sizes: tuple[int, ...]
+    discoveries: int = 1
 
     @classmethod
     def of(cls, games: Iterable[npt.ArrayLike]) -> Runs:
@@ -53,6 +56,29 @@ class Runs:
             raise ValueError("scores: all must be finite")
         return cls(values, tuple(array.size for array in arrays))
 
+    @classmethod
+    def of_recipe(cls, games: Iterable[Sequence[npt.ArrayLike]]) -> Runs:
+        """Return the runs of one recipe, which was discovered with several seeds.
+
+        Args:
+          games: for each game, the scores of the agents of each discovery seed: equally
+            many of each.
+
+        Raises:
+          ValueError: as `of`; or a game lacks agents that another has.
+        """
+        arrays = [[np.asarray(x, np.float64).reshape(-1) for x in g] for g in games]
+        discoveries = len(arrays[0]) if arrays else 0
+        if any(len(g) != discoveries or len({x.size for x in g}) != 1 for g in arrays):
+            raise ValueError("scores: each game with equally many of each discovery")
+        runs = cls.of([np.concatenate(game) for game in arrays])
+        return dataclasses.replace(runs, discoveries=discoveries)
+
+    @property
+    def smallest(self) -> int:
+        """Fewest runs that are drawn from one another: 1 says nothing of a spread."""
+        return min(self.sizes) // self.discoveries
+
     def by_game(self) -> Iterator[FloatArray]:
         """Yield the runs of each game, ``[..., n]``."""
         start = 0
@@ -63,13 +89,21 @@ class Runs:
     def resampled(self, resamples: int, rng: np.random.Generator) -> Runs:
         """Return ``resamples`` sets of runs ``[resamples, N]``.
 
-        Stratified: a game's runs are drawn with replacement from that game's runs.
+        Stratified: a game's runs are drawn with replacement from that game's runs. Of
+        several discovery seeds, first the seeds are drawn, for all games at once, since
+        a rule that is better is so on more than one; then the runs of each.
         """
-        drawn = [
-            scores[rng.integers(scores.size, size=(resamples, scores.size))]
-            for scores in self.by_game()
-        ]
-        return Runs(np.concatenate(drawn, axis=-1), self.sizes)
+        found = self.discoveries
+        chosen = np.zeros((resamples, 1), np.int64)
+        if found > 1:
+            chosen = rng.integers(found, size=(resamples, found))
+        drawn = []
+        for scores in self.by_game():
+            size = scores.size // found
+            runs = rng.integers(size, size=(resamples, found, size))
+            index = chosen[:, :, None] * size + runs
+            drawn.append(scores[index.reshape(resamples, scores.size)])
+        return dataclasses.replace(self, values=np.concatenate(drawn, axis=-1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,8 +166,8 @@ def optimality_gap(runs: Runs) -> FloatArray:
 
     What is above 1 does not make up for what is below (gamma = 1 in the paper).
     """
-    short = Runs(np.maximum(1.0 - runs.values, 0.0), runs.sizes)
-    return mean(short)
+    short = np.maximum(1.0 - runs.values, 0.0)
+    return mean(dataclasses.replace(runs, values=short))
 
 
 def interval(
@@ -148,7 +182,7 @@ def interval(
       seed: of the draws, which no global generator takes part in.
     """
     value = float(metric(runs))
-    if min(runs.sizes) == 1:
+    if runs.smallest == 1:
         return Estimate(value)
     drawn = runs.resampled(resamples, np.random.default_rng(seed))
     return Estimate(value, *_percentiles(metric(drawn)))
@@ -180,7 +214,7 @@ def improvement_interval(
     There is none where either rule has a game with a single run.
     """
     value = float(probability_of_improvement(x, y))
-    if min(*x.sizes, *y.sizes) == 1:
+    if min(x.smallest, y.smallest) == 1:
         return Estimate(value)
     rng = np.random.default_rng(seed)
     drawn = probability_of_improvement(
@@ -221,7 +255,7 @@ def performance_profile(
     """
     taus = np.asarray(thresholds, np.float64)
     values = _parts_above(runs, taus)
-    if min(runs.sizes) == 1:
+    if runs.smallest == 1:
         return Profile(taus, values)
     drawn = runs.resampled(resamples, np.random.default_rng(seed))
     low, high = np.quantile(_parts_above(drawn, taus), _tails(), axis=0)

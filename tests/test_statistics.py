@@ -146,6 +146,49 @@ def test_resampling_stays_within_games():
     assert found.high - found.low == pytest.approx(2 * half, rel=0.15)
 
 
+def test_discovery_seeds_are_drawn_for_all_games_at_once():
+    first, second = [0.0, 1.0, 2.0], [100.0, 101.0, 102.0]
+    recipe = Runs.of_recipe([[first, second], [second, first]])
+    drawn = recipe.resampled(500, np.random.default_rng(0))
+    assert drawn.values.shape == (500, 12)
+    is_second = drawn.values.reshape(500, 2, 2, 3) >= 100
+    # Each block of three is of one discovery seed, and of the same one in both games.
+    assert (is_second == is_second[..., :1]).all()
+    assert (is_second[:, 0] != is_second[:, 1]).all()
+    # Of two seeds, both, the first alone or the second alone are drawn.
+    share = is_second[:, 0, :, 0].mean(axis=1)
+    np.testing.assert_allclose(
+        [(share == x).mean() for x in (0, 0.5, 1)], [0.25, 0.5, 0.25], atol=0.06
+    )
+
+
+def test_both_levels_are_in_the_interval_of_a_recipe():
+    rng = np.random.default_rng(0)
+    blocks = [rng.normal(loc=at, size=6) for at in (0.0, 1.0, 3.0)]
+    recipe = Runs.of_recipe([blocks])
+    drawn = statistics.mean(recipe.resampled(40_000, np.random.default_rng(1)))
+    # A mean over D seeds of n agents: variance between / D + variance within / (D n).
+    between = np.var([x.mean() for x in blocks])
+    within = np.mean([x.var() for x in blocks])
+    assert drawn.var() == pytest.approx(between / 3 + within / 18, rel=0.03)
+    # As if they were agents of one rule, it would be far too narrow.
+    alone = interval(statistics.mean, Runs.of([np.concatenate(blocks)]))
+    together = interval(statistics.mean, recipe)
+    assert together.value == pytest.approx(alone.value)
+    assert together.high - together.low > 1.5 * (alone.high - alone.low)
+
+
+def test_a_recipe_needs_equally_many_agents_of_each_discovery():
+    with pytest.raises(ValueError, match="equally many"):
+        Runs.of_recipe([[[1.0, 2.0], [3.0]]])
+    with pytest.raises(ValueError, match="equally many"):
+        Runs.of_recipe([[[1.0], [3.0]], [[1.0]]])
+    with pytest.raises(ValueError, match="one or more games"):
+        Runs.of_recipe([])
+    # One agent of each says nothing of how much agents differ.
+    assert interval(statistics.mean, Runs.of_recipe([[[1.0], [3.0]]])).low is None
+
+
 def test_interval_covers_the_truth_about_as_often_as_it_says():
     """Simulated: 10 games of different means, 20 normal runs each, 400 times.
 

@@ -22,6 +22,7 @@ from metarl.report.inputs import Inputs, read_inputs
 from metarl.report.markup import Markup, count_of
 from metarl.report.origins import find_runs
 from metarl.report.page import Front, write_page
+from metarl.report.recipes import parse_recipes, with_recipes
 from metarl.report.run_page import rules_section, run_section
 from metarl.report.scores import Evaluation, gather
 from metarl.tracking import RunLabels, Tracker, wandb_mode
@@ -34,6 +35,7 @@ def main(
     output: Path | None,
     baseline: str | None,
     tracking: TrackingConfig,
+    together: Sequence[str] = (),
 ) -> int:
     """Run `metarl report` and return its exit code.
 
@@ -42,8 +44,9 @@ def main(
       output: where to write; None: the first folder that is no rule.
       baseline: the rule to compare with; None: actor_critic where it is there.
       tracking: whether W&B gets the same.
+      together: rules that one recipe discovered, such as ``mine=mine1,mine2``.
     """
-    page, contents = write_report(paths, output, baseline)
+    page, contents = write_report(paths, output, baseline, together)
     say(f"wrote {page} ({len(contents.figures)} figures in {page.parent / FOLDER})")
     if wandb_mode(tracking) != "disabled":
         _track(page, contents, tracking)
@@ -51,7 +54,10 @@ def main(
 
 
 def write_report(
-    paths: Sequence[Path], output: Path | None = None, baseline: str | None = None
+    paths: Sequence[Path],
+    output: Path | None = None,
+    baseline: str | None = None,
+    together: Sequence[str] = (),
 ) -> tuple[Path, Contents]:
     """Write the page and its figures.
 
@@ -59,18 +65,24 @@ def write_report(
       paths: folders of results, runs and rules.
       output: where to write; None: the first folder that is no rule.
       baseline: the rule to compare with; None: actor_critic where it is there.
+      together: rules that one recipe discovered, such as ``mine=mine1,mine2``.
 
     Returns:
       The page, and what is in it.
 
     Raises:
       UserError: a folder holds nothing to report, folders contradict each other, or
-        there is no such baseline.
+        there is no such baseline, or rules cannot be taken together.
     """
+    recipes = parse_recipes(together)
     inputs = read_inputs(paths)
     if baseline is not None and not inputs.results:
         raise UserError(f"--baseline {baseline}: there are no results to compare")
-    evaluation = gather(inputs.records, baseline) if inputs.results else None
+    if recipes and not inputs.results:
+        raise UserError(f"--together {together[0]}: there are no results to compare")
+    evaluation = None
+    if inputs.results:
+        evaluation = with_recipes(gather(inputs.records, baseline), recipes)
     contents = _contents(inputs, evaluation)
     folder = output or _first(inputs, paths)
     text = write_page(

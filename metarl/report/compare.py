@@ -14,8 +14,9 @@ import numpy as np
 from metarl import statistics
 from metarl.evaluation.cells import completed_identity
 from metarl.evaluation.results import CellRecord
+from metarl.report.recipes import compared, join, members_of, returns_of, runs_of
 from metarl.report.scores import Evaluation, Kind, Task, interval_of
-from metarl.statistics import Estimate, FloatArray, Profile, Runs
+from metarl.statistics import Estimate, FloatArray, Profile
 
 Evidence = Literal["informative", "uninformative", "undecided"]
 """Whether some rule ends above random; or that nobody can tell."""
@@ -141,7 +142,10 @@ def is_scored(evaluation: Evaluation, rule: str, task: Task) -> bool:
     """Return whether a rule was run on a task, and every seed finished an episode.
 
     A mean over those seeds alone that did would favour agents whose episodes are short.
+    Of a recipe: whether all its rules were.
     """
+    if members := evaluation.rule(rule).members:
+        return all(is_scored(evaluation, member, task) for member in members)
     cells = evaluation.cells.get((rule, task), ())
     return bool(cells) and len(evaluation.returns(rule, task)) == len(cells)
 
@@ -209,7 +213,7 @@ def make_groups(evaluation: Evaluation) -> list[Group]:
 def aggregates(
     evaluation: Evaluation, group: Group, tasks: Sequence[Task] | None = None
 ) -> list[Aggregate]:
-    """Return the aggregates of every rule of a group, best IQM first.
+    """Return the aggregates of every rule and recipe of a group, best IQM first.
 
     Args:
       evaluation: all cells.
@@ -218,8 +222,8 @@ def aggregates(
     """
     chosen = group.common if tasks is None else tasks
     found = []
-    for rule in group.rules:
-        runs = _runs(evaluation, rule, chosen)
+    for rule in compared(evaluation, group.rules):
+        runs = runs_of(evaluation, rule, chosen)
         numbers = [
             statistics.interval(metric, runs)
             for metric in (
@@ -239,19 +243,22 @@ def improvements(evaluation: Evaluation, group: Group) -> dict[str, Estimate]:
     if baseline is None or baseline not in group.rules or not group.common:
         return {}
     # Ranks within a game: raw returns and scores say the same.
-    theirs = Runs.of(evaluation.returns(baseline, task) for task in group.common)
+    theirs = returns_of(evaluation, baseline, group.common)
     return {
         rule: statistics.improvement_interval(
-            Runs.of(evaluation.returns(rule, task) for task in group.common), theirs
+            returns_of(evaluation, rule, group.common), theirs
         )
-        for rule in group.rules
+        for rule in compared(evaluation, group.rules)
         if rule != baseline
     }
 
 
 def profiles(evaluation: Evaluation, group: Group) -> dict[str, Profile]:
     """Return each rule's performance profile, all on the same thresholds."""
-    runs = {rule: _runs(evaluation, rule, group.common) for rule in group.rules}
+    runs = {
+        rule: runs_of(evaluation, rule, group.common)
+        for rule in compared(evaluation, group.rules)
+    }
     together = np.concatenate([r.values for r in runs.values()])
     low = min(0.0, float(np.quantile(together, 0.02)))
     # The highest few are as the IQM treats them: one game must not squeeze the rest.
@@ -276,21 +283,25 @@ def curves(evaluation: Evaluation, group: Group) -> list[Curve]:
     }
     end = min(cell.result.frames for cells in members.values() for cell in cells)
     grid = np.linspace(end / _CURVE_POINTS, end, _CURVE_POINTS)
-    found = []
-    for rule in group.rules:
-        values = [
+    scored = {
+        (rule, task): np.array(
             [
                 [evaluation.scales[task].score(x) for x in _on_grid(cell, grid)]
-                for cell in members[rule, task]
+                for cell in cells
                 if cell.result.mean_return is not None
             ]
-            for task in group.common
-        ]
+        )
+        for (rule, task), cells in members.items()
+    }
+    found = []
+    for name in compared(evaluation, group.rules):
+        rules = members_of(evaluation, name)
+        games = [[scored[rule, task] for rule in rules] for task in group.common]
         estimates = [
-            _iqm_at([np.array(game)[:, i] for game in values])
+            _iqm_at([[runs[:, i] for runs in game] for game in games])
             for i in range(_CURVE_POINTS)
         ]
-        found.append(Curve(rule, grid, tuple(estimates)))
+        found.append(Curve(name, grid, tuple(estimates)))
     return found
 
 
@@ -341,10 +352,6 @@ def _group(
     return Group(status, kind, tuple(tasks), common, rules)
 
 
-def _runs(evaluation: Evaluation, rule: str, tasks: Sequence[Task]) -> Runs:
-    return Runs.of(evaluation.scores(rule, task) for task in tasks)
-
-
 def _on_grid(cell: CellRecord, grid: FloatArray) -> list[float]:
     """Return the newest return at each point of the grid; NaN before the first."""
     frames, values = [0.0], [float("nan")]
@@ -358,11 +365,11 @@ def _on_grid(cell: CellRecord, grid: FloatArray) -> list[float]:
     return [values[i] for i in places]
 
 
-def _iqm_at(games: Sequence[FloatArray]) -> Estimate | None:
+def _iqm_at(games: Sequence[Sequence[FloatArray]]) -> Estimate | None:
     """Return the IQM at one point; None where a run has no episode by then."""
-    if any(np.isnan(game).any() for game in games):
+    if any(np.isnan(runs).any() for game in games for runs in game):
         return None
-    return statistics.interval(statistics.iqm, Runs.of(games), resamples=1000)
+    return statistics.interval(statistics.iqm, join(games), resamples=1000)
 
 
 def missing_seeds(

@@ -92,8 +92,9 @@ def legend(evaluation: Evaluation) -> Markup:
                 swatch(colors[rule.name]),
                 rule.name,
                 " (baseline)" if rule.name == evaluation.baseline else None,
+                f": {', '.join(rule.members)}" if rule.members else None,
             )
-            for rule in evaluation.rules
+            for rule in (*evaluation.recipes, *evaluation.rules)
         ),
         class_="legend",
     )
@@ -171,6 +172,12 @@ def _which_games(evaluation: Evaluation, group: Group) -> Markup:
         if task not in group.common
     ]
     if group.common:
+        said += [
+            f"{recipe.name}: {', '.join(recipe.members)} as one. Its intervals are "
+            "over discovery seeds, which are drawn again too, and the agents of each."
+            for recipe in evaluation.recipes
+            if set(recipe.members) <= set(group.rules)
+        ]
         said += [
             f"Not compared here: {rule.name}, which lacks scores on some of them."
             for rule in evaluation.rules

@@ -35,8 +35,9 @@ SCORE_WORDS: Mapping[Kind, str] = {
 
 
 def colors(evaluation: Evaluation) -> dict[str, str]:
-    """Return the colour of each rule by its name."""
-    return {rule.name: color(rule) for rule in evaluation.rules}
+    """Return the colour of each rule, and of each recipe, by its name."""
+    every = (*evaluation.recipes, *evaluation.rules)
+    return {rule.name: color(rule) for rule in every}
 
 
 def aggregate_table(

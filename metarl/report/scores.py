@@ -42,12 +42,14 @@ class Rule:
       kind: of its configuration.
       sha256: of its meta-parameters; empty for a rule without.
       color_index: which colour it has; -1 is that of the rule `random`.
+      members: of a recipe, the rules that it discovered; else empty.
     """
 
     name: str
     kind: str
     sha256: str
     color_index: int = 0
+    members: tuple[str, ...] = ()
 
     @property
     def is_random(self) -> bool:
@@ -111,6 +113,7 @@ class Evaluation:
       folders: where each cell is from.
       baseline: name of the rule that others are compared with; None: not in there.
       scales: of every task.
+      recipes: by which several of the rules were discovered, to be compared as one.
     """
 
     rules: tuple[Rule, ...]
@@ -119,6 +122,7 @@ class Evaluation:
     folders: Mapping[int, Path]
     baseline: str | None
     scales: Mapping[Task, Scale]
+    recipes: tuple[Rule, ...] = ()
 
     def records(self) -> Iterator[CellRecord]:
         """Yield every cell, by rule, task and seed."""
@@ -159,8 +163,9 @@ class Evaluation:
         return self.folders[id(cell)]
 
     def rule(self, name: str) -> Rule:
-        """Return a rule by its name."""
-        return next(rule for rule in self.rules if rule.name == name)
+        """Return a rule, or a recipe, by its name."""
+        every = (*self.recipes, *self.rules)
+        return next(rule for rule in every if rule.name == name)
 
 
 def gather(

@@ -38,7 +38,8 @@ def typed_commands(page: Path) -> list[str]:
     found = (re.search(r"(?:^|[ /])(metarl .*)", line) for line in lines)
     # Capitals and dots stand for what a user has.
     typed = [match[1] for match in found if match]
-    return [line for line in typed if not re.search(r" \.\.\.| RULE\.\.\.", line)]
+    any_of = re.compile(r" \.\.\.| (?:RULE|CONFIG)\.\.\.")
+    return [line for line in typed if not any_of.search(line)]
 
 
 def words_of(command: str) -> list[str]:
@@ -46,11 +47,11 @@ def words_of(command: str) -> list[str]:
 
 
 COMMANDS = typed_commands(README)
-OF_EVALUATION = [
+OF_DOCS = [
     command
-    for page in ("evaluation.md", "report.md", "results.md")
-    for command in typed_commands(ROOT / "docs" / page)
-    if command.startswith(("metarl evaluate ", "metarl report "))
+    for page in ("evaluation", "report", "results", "training")
+    for command in typed_commands(ROOT / "docs" / f"{page}.md")
+    if command.startswith(("metarl train ", "metarl evaluate ", "metarl report "))
 ]
 
 
@@ -61,7 +62,7 @@ def test_the_readme_shows_every_command() -> None:
     assert of_rules == {"import", "list", "show", "export", "verify", "ship"}
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *OF_EVALUATION])
+@pytest.mark.parametrize("command", [*COMMANDS, *OF_DOCS])
 def test_every_command_is_one_with_settings_that_exist(
     command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,7 +78,7 @@ def test_every_command_is_one_with_settings_that_exist(
         # A run's own configuration lies under the overrides of a resumed one.
         files = args.files or [ROOT / "configs" / "catch.yaml"]
         config = config_loader.load(TrainConfig, files, args.overrides)
-        assert resolve_environment(config.environment)
+        assert resolve_environment(config.environment, same_shapes=False)
     elif args.run is commands.evaluate:
         suite = [f"environment.suite={args.suite}"] if args.suite else []
         overrides = [*suite, *args.overrides]

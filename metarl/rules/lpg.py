@@ -38,6 +38,8 @@ class LPG(UpdateRule):
 
     num_features: ClassVar[int] = 6
     """Numbers per transition that the LSTM sees."""
+    num_pi_outputs: ClassVar[int] = 1
+    """Numbers per transition that pi_hat is made of."""
 
     def spec(self, num_actions: int) -> RuleSpec:
         """Return the heads of the policy and of the prediction."""
@@ -60,7 +62,7 @@ class LPG(UpdateRule):
             "lstm": init_linear(keys[2], self.num_features + width, 4 * width),
             # Zeros, so that a new rule reinforces nothing. A random one is a policy
             # gradient of random sign, and some teach before they are meta-trained.
-            "pi_target": zero_linear(width, 1),
+            "pi_target": zero_linear(width, self.num_pi_outputs),
             "y_target": init_linear(keys[3], width, size),
         }
 
@@ -76,6 +78,7 @@ class LPG(UpdateRule):
         transitions = drop_invalid(experience.transitions)
         features = self._features(meta_params, transitions, experience.outputs)
         targets = self.outputs(meta_params, features, transitions)
+        targets["pi"] = targets["pi"][..., 0]
         metrics = {
             "pi_hat": masked_mean(targets["pi"], transitions.own),
             "rule_entropy_y": masked_mean(entropy(targets["y"]), transitions.own),
@@ -85,10 +88,14 @@ class LPG(UpdateRule):
     def outputs(
         self, meta_params: Params, features: jax.Array, transitions: Transitions
     ) -> Targets:
-        """Return the targets that the LSTM gives for its inputs ``[T, B, F]``."""
+        """Return what the LSTM gives for its inputs ``[T, B, F]``.
+
+        Returns:
+          ``pi [T, B, num_pi_outputs]`` and ``y [T, B, Y]``.
+        """
         hidden = reverse_lstm(meta_params["lstm"], features, transitions)
         return {
-            "pi": linear(meta_params["pi_target"], hidden)[..., 0],
+            "pi": linear(meta_params["pi_target"], hidden),
             "y": linear(meta_params["y_target"], hidden),
         }
 

@@ -54,8 +54,11 @@ class LPGCritic(LPG):
     Beside policy and prediction the agent has a value head, which learns from V-trace
     (Espeholt et al. 2018) as that of `actor_critic` does. Values and advantages are
     inputs of the LSTM and constants for the meta-gradient; so is the policy, as in
-    DiscoRL and unlike in LPG. By how much more than the batch's others the taken action
-    is reinforced is for the LSTM to say, and zero in a new rule.
+    DiscoRL and unlike in LPG. An action is reinforced by ``shift + gain A``: A is its
+    advantage over the running deviation of all, shift and gain are for the LSTM to say,
+    and zero in a new rule. The LSTM alone is bounded: to it, a success that is one in a
+    thousand is but another good step. What all actions of a batch are reinforced by
+    alike is left out.
 
     All inputs are zero, or nearly, where a uniform policy sees no reward, and rewards,
     values and advantages come in on a logarithmic scale: the first steps of
@@ -65,6 +68,7 @@ class LPGCritic(LPG):
     config: LPGCriticConfig
 
     num_features: ClassVar[int] = 11
+    num_pi_outputs: ClassVar[int] = 2
 
     @property
     def bins(self) -> ValueBins:
@@ -93,10 +97,13 @@ class LPGCritic(LPG):
         judged, rule_state = self._judge(rule_state, transitions, experience.outputs)
         features = self._seen(meta_params, transitions, experience.outputs, judged)
         learned = self.outputs(meta_params, features, transitions)
+        shift, gain = jnp.moveaxis(learned["pi"], -1, 0)
+        learned["pi"] = shift + gain * judged.normalized
         value = self.bins.to_probs(judged.values[:-1] + judged.errors)
         own = transitions.own
         metrics = {
             "pi_hat": masked_mean(learned["pi"], own),
+            "gain": masked_mean(gain, own),
             "rule_entropy_y": masked_mean(entropy(learned["y"]), own),
             "value": masked_mean(judged.values[:-1], own),
             "td": masked_mean(judged.errors, own),

@@ -150,7 +150,8 @@ def test_the_policy_target_is_that_of_a_plain_loop() -> None:
             cell = sigmoid(keep + 1) * cell + sigmoid(add) * np.tanh(new)
             hidden = sigmoid(show) * np.tanh(cell)
             out = params["pi_target"]
-            pi_hat[i, b] = (hidden @ out["w"] + out["b"])[0]
+            shift, gain = hidden @ out["w"] + out["b"]
+            pi_hat[i, b] = shift + gain * normalized[i, b]
     np.testing.assert_allclose(targets["pi"][mask], pi_hat[mask], rtol=1e-9)
     # What all actions are reinforced by alike is left out.
     rows = {name: x[:-1] for name, x in experience.outputs.items()}
@@ -228,8 +229,8 @@ def test_it_is_a_kind_of_its_own() -> None:
         sum(x.size for x in jax.tree.leaves(jax.eval_shape(r.init_params, KEY)))
         for r in (rule, lpg)
     ]
-    # Five numbers more for each of the LSTM's gates.
-    assert sizes[0] - sizes[1] == 5 * 4 * 256
+    # Five numbers more for each of the LSTM's gates, and a gain.
+    assert sizes[0] - sizes[1] == 5 * 4 * 256 + 257
 
 
 KEY = jax.random.key(0)

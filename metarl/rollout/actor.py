@@ -123,6 +123,7 @@ class Actor:
         self._early = [_NO_EPISODES] * (groups * peers)
         self._times = {"env": 0.0, "inference": 0.0, "transfer": 0.0}
         self._interrupted = False
+        self._shares_memory = jax.default_backend() == "cpu"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -202,7 +203,9 @@ class Actor:
         for g, k in self._members(range(groups)):
             pool = self._pools[g * self._peers + k]
             buffers["observations"][g, k, 0] = pool.observations
-        with jax.transfer_guard("disallow"):  # what moves is said, and moves once
+        # What moves is said, and moves once; between host and CPU nothing does.
+        guard = "allow" if self._shares_memory else "disallow"
+        with jax.transfer_guard(guard):
             for t in range(length):
                 if self._interrupted:
                     raise RuntimeError("interrupted while acting")
@@ -322,9 +325,15 @@ class Actor:
         agents, keys, step = chunk
         # On CPU the device reads this memory itself: see `empty_buffers`.
         seen = buffers["observations"][groups.start : groups.stop, :, t]
-        actions, logits = jax.device_get(
-            _act(self._agent, agents, jax.device_put(seen), keys, step)
-        )
+        if self._shares_memory:
+            # As it is: put and get would hand a small network's work to another thread
+            # and wait for it, which takes several times as long as the work.
+            acted = _act(self._agent, agents, seen, keys, step)
+            actions, logits = (np.asarray(x) for x in acted)
+        else:
+            actions, logits = jax.device_get(
+                _act(self._agent, agents, jax.device_put(seen), keys, step)
+            )
         buffers["actions"][groups.start : groups.stop, :, t] = actions
         buffers["behaviour_logits"][groups.start : groups.stop, :, t] = logits
         for g, k in self._members(groups):

@@ -173,16 +173,22 @@ class Moments:
             jnp.where(seen, decay * self.decay_product, self.decay_product),
         )
 
-    def normalize(self, x: jax.Array, *, subtract_mean: bool) -> jax.Array:
-        """Return ``x`` over its running deviation, with the mean removed if asked."""
+    def normalize(
+        self, x: jax.Array, *, subtract_mean: bool, floor: float = 1e-6
+    ) -> jax.Array:
+        """Return ``x`` over its running deviation, with the mean removed if asked.
+
+        ``floor`` is added to the deviation: the default is that of DiscoRL's released
+        code.
+        """
         # Before the first data the product is 1; any divisor serves, as both
         # moments are 0 then.
         weight = jnp.where(self.decay_product < 1, 1 - self.decay_product, 1)
         mean = self.moment1 / weight
         variance = jnp.maximum(self.moment2 / weight - jnp.square(mean), 0)
         centred = x - mean if subtract_mean else x
-        # 1e-12 and 1e-6 as in the released code (`initial` moments: x / 1e-6).
-        return centred / (jnp.sqrt(variance + 1e-12) + 1e-6)
+        # 1e-12 as in the released code (`initial` moments: x / 1e-6).
+        return centred / (jnp.sqrt(variance + 1e-12) + floor)
 
 
 @pytree

@@ -106,6 +106,8 @@ def _hidden_init(config: NetworkConfig) -> Initializer | None:
 
 
 def _final_init(config: NetworkConfig, head: Head) -> Initializer:
+    if head.zero_init:
+        return hk.initializers.Constant(0.0)
     if config.initialization == "fan_in":
         return _small()
     gain = POLICY_GAIN if head.name == "logits" else 1.0

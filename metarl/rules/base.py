@@ -39,17 +39,22 @@ class Head:
       taken: whether the loss reads no row of a per-action output but that of the
         action taken. It is then handed that row alone, ``[T, B, size]``, and a
         gradient step costs no more than for a head of the state.
+      zero_init: whether the weights of the last layer begin at zero, in networks that
+        are built here. For heads of the state alone.
     """
 
     name: str
     size: int
     per_action: bool = False
     taken: bool = False
+    zero_init: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse the row of an action where there are none."""
+        """Refuse the row of an action where there are none, and what is not built."""
         if self.taken and not self.per_action:
             raise ValueError(f"head '{self.name}': taken=True needs per_action=True")
+        if self.zero_init and self.per_action:
+            raise ValueError(f"head '{self.name}': zero_init is for heads of the state")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,6 +34,9 @@ MAX_RHO = 1.0
 """Bound of the importance ratios in V-trace (Espeholt et al. 2018, section 5.2)."""
 MAX_RHO_SEEN = 3.0
 """Bound of those that the LSTM sees."""
+MIN_DEVIATION = 1e-2
+"""Added to the running deviation of advantages. Where rewards are rare, what remains is
+the error of the values, and would be as loud as success."""
 
 
 @pytree
@@ -44,7 +47,7 @@ class _Judgement:
     rhos: jax.Array  # [T, B] pi(a) / mu(a)
     errors: jax.Array  # [T, B] of the values
     advantages: jax.Array  # [T, B]
-    normalized: jax.Array  # [T, B] advantages over their running deviation
+    normalized: jax.Array  # [T, B] advantages over their running deviation, or so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +79,12 @@ class LPGCritic(LPG):
         return ValueBins(self.config.num_bins, self.config.max_abs_value)
 
     def spec(self, num_actions: int) -> RuleSpec:
-        """Return the heads of the policy, of the prediction and of the value."""
-        heads = super().spec(num_actions).heads
-        return RuleSpec(heads=(*heads, Head("v", self.config.num_bins)))
+        """Return the heads of the policy, of the prediction and of the value.
+
+        Values begin at zero: until there are rewards, there are no advantages either.
+        """
+        value = Head("v", self.config.num_bins, zero_init=True)
+        return RuleSpec(heads=(*super().spec(num_actions).heads, value))
 
     def init_state(self) -> Moments:
         """Return the moments of advantages before any data."""
@@ -146,7 +152,9 @@ class LPGCritic(LPG):
             cut=transitions.cut,
         )
         moments = moments.update(advantages, transitions.own, config.moments_decay)
-        normalized = moments.normalize(advantages, subtract_mean=False)
+        normalized = moments.normalize(
+            advantages, subtract_mean=False, floor=MIN_DEVIATION
+        )
         return _Judgement(values, rhos, errors, advantages, normalized), moments
 
     def _seen(

@@ -10,10 +10,16 @@ import numpy as np
 import pytest
 from contract.experience import make_experience
 
-from metarl.config import ActorCriticConfig, LPGConfig, LPGCriticConfig
+from metarl.agents.networks import build_network
+from metarl.config import (
+    ActorCriticConfig,
+    LPGConfig,
+    LPGCriticConfig,
+    NetworkConfig,
+)
 from metarl.numerics import Moments
 from metarl.rules import make_rule
-from metarl.rules.base import Targets
+from metarl.rules.base import Head, Targets
 from metarl.rules.lpg_critic import LPGCritic
 from metarl.types import Experience, Params, drop_invalid
 
@@ -22,6 +28,7 @@ CONFIG = LPGCriticConfig(
     prediction_size=5, lstm=3, embedding_hidden=4, num_bins=11, max_abs_value=5.0
 )
 RULE = LPGCritic(CONFIG)
+KEY = jax.random.key(0)
 MOMENTS = Moments(jnp.array(0.3), jnp.array(1.7), jnp.array(0.5))
 
 
@@ -115,7 +122,8 @@ def test_the_policy_target_is_that_of_a_plain_loop() -> None:
     decay = CONFIG.moments_decay
     # As `Moments` defines it: running mean of squares, corrected for its start.
     updated = MOMENTS.update(jnp.asarray(adv), jnp.asarray(mask), decay)
-    normalized = np.asarray(updated.normalize(jnp.asarray(adv), subtract_mean=False))
+    deviation = np.sqrt(updated.normalize(jnp.ones(()), subtract_mean=False) ** -2.0)
+    normalized = adv / (deviation - 1e-6 + 0.01)
 
     def phi(logits: np.ndarray) -> float:
         net = params["y_embedding"]
@@ -221,6 +229,49 @@ def test_a_uniform_policy_without_rewards_is_seen_as_zeros() -> None:
     )
 
 
+def test_a_newborn_agent_has_no_values_and_learns_none_without_rewards() -> None:
+    """Errors of the values would be as loud as success, once they are normalised."""
+    network = build_network(
+        NetworkConfig(torso={"kind": "mlp", "hidden": []}, head_hidden=[4]),
+        RULE.spec(A),
+        A,
+    )
+    observations = jax.random.normal(jax.random.key(1), (T + 1, B, 3))
+    params = network.init(jax.random.key(0), observations[0])
+    seen = jax.vmap(network.apply, in_axes=(None, 0))(params, observations)
+    assert not np.any(seen["v"])
+    assert np.any(seen["logits"])
+    experience = experience_with_ends()
+    transitions = dataclasses.replace(experience.transitions, rewards=jnp.zeros((T, B)))
+    experience = dataclasses.replace(experience, outputs=seen, transitions=transitions)
+    state = Moments.initial()
+    targets, _, metrics = RULE.targets(new_params(), state, experience, KEY)
+    # Rounding of the bins' mean is all that is left of the advantages.
+    assert abs(float(metrics["adv"])) < 1e-5
+    # Pulled to the bin of zero, on both sides of it alike.
+    np.testing.assert_allclose(targets["value"][..., 5], 1.0, atol=1e-5)
+
+
+def test_rare_success_counts_as_much_more_than_common_success() -> None:
+    """With gain 1 and shift 0 actions are reinforced by normalised advantages."""
+    params = jax.tree.map(jnp.zeros_like, RULE.init_params(KEY))
+    params["pi_target"]["b"] = jnp.array([0.0, 1.0])
+    experience = experience_with_ends()
+    deviation = 0.1
+    rare = dataclasses.replace(
+        MOMENTS, moment1=jnp.zeros(()), moment2=jnp.array(0.5 * deviation**2)
+    )
+    targets, state, _ = RULE.targets(params, rare, experience, KEY)
+    _, _, adv = plain_advantages(experience)
+    valid = experience.transitions.valid
+    scale = 1 / state.normalize(jnp.ones(()), subtract_mean=False, floor=0.01)
+    expected = np.where(valid, adv, 0) / scale
+    np.testing.assert_allclose(
+        np.where(valid, targets["pi"], 0), expected, rtol=1e-4, atol=1e-5
+    )
+    assert np.max(np.abs(expected)) > 3
+
+
 def test_it_is_a_kind_of_its_own() -> None:
     rule = make_rule(LPGCriticConfig())
     assert [head.name for head in rule.spec(4).heads] == ["logits", "y", "v"]
@@ -233,4 +284,6 @@ def test_it_is_a_kind_of_its_own() -> None:
     assert sizes[0] - sizes[1] == 5 * 4 * 256 + 257
 
 
-KEY = jax.random.key(0)
+def test_rows_of_actions_do_not_begin_at_zero() -> None:
+    with pytest.raises(ValueError, match="head 'z': zero_init is for heads of the"):
+        Head("z", 3, per_action=True, zero_init=True)

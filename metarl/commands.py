@@ -1,7 +1,7 @@
 """What each command does: load the configuration, then call the module that works.
 
-Between `cli.py` and everything else. Imports are inside the functions, so that a
-command pays only for what it uses.
+Between `command_options.py` and everything else. Imports are inside the functions, so
+that a command pays only for what it uses.
 """
 
 from __future__ import annotations

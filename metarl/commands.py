@@ -1,7 +1,7 @@
 """What each command does: load the configuration, then call the module that works.
 
-Between `cli.py` and everything else. Imports are inside the functions, so that a
-command pays only for what it uses.
+Between `command_options.py` and everything else. Imports are inside the functions, so
+that a command pays only for what it uses.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import TypeVar
 
 from metarl import config_loader
 from metarl.config import (
-    BenchConfig,
     EnvironmentConfig,
     EvaluationConfig,
     ReportConfig,
@@ -197,8 +196,7 @@ def _load(
     if not partial or loaded.environment != EnvironmentConfig():
         from metarl.envs.tasks import resolve_environment
 
-        same_shapes = isinstance(loaded, BenchConfig)  # which measures one program
-        resolve_environment(loaded.environment, same_shapes=same_shapes)
+        resolve_environment(loaded.environment, same_shapes=False)
     if isinstance(loaded, TrainConfig):
         from metarl.config_families import check_families
 

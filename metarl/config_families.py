@@ -6,7 +6,7 @@ Must not import jax or environments' builders.
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TypeVar, get_args
 
 from metarl import config_loader
 from metarl.config import (
@@ -19,6 +19,8 @@ from metarl.config import (
 )
 from metarl.envs.suites import Family
 from metarl.errors import UserError, nearest
+
+Config = TypeVar("Config", bound=TrainConfig)
 
 ALLOWED: dict[str, tuple[str, ...]] = {
     "agent": tuple(AgentConfig.model_fields),
@@ -39,7 +41,7 @@ class _Sections(Model):
     meta: MetaConfig
 
 
-def settings_of(config: TrainConfig, family: Family) -> TrainConfig:
+def settings_of(config: Config, family: Family) -> Config:
     """Return the configuration as it is for the games of one family.
 
     Raises:

@@ -23,7 +23,7 @@ from metarl.experiment import Stack
 from metarl.meta.estimators import Play
 from metarl.meta.evolution import EvolutionStrategies, Particles
 from metarl.rules.base import Metrics
-from metarl.stack_training import Measure
+from metarl.stack_agents import Measure
 from metarl.tried_rules import TriedRules, unroll_key
 from metarl.types import Params
 
@@ -101,7 +101,7 @@ class EvolutionTraining:
         report: Callable[[int, int], None] | None = None,
         replay_pools: bool = True,
     ) -> None:
-        """Go on from ``tree``; see `StackTraining.restore`."""
+        """Go on from ``tree``; see `StackAgents.restore`."""
         self.lives = np.array(tree["lives"])
         if self._persistent is not None:
             self._sums = tree["sums"]

@@ -1,6 +1,6 @@
 """How long agents live: budgets of environment steps, drawn anew for every life.
 
-Host code in NumPy under `stack_training.py`. A budget follows from the run's seed, the
+Host code in NumPy under `stack_agents.py`. A budget follows from the run's seed, the
 group and the life alone, so that nothing of it needs to be kept.
 """
 

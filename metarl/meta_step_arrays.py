@@ -1,6 +1,6 @@
 """Keys and records of a meta-step, as arrays of all groups.
 
-Pure, under `stack_training.py`.
+Pure, under `stack_agents.py` and `stack_training.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A population of agents and the rule that it moves: one meta-step after another.
 
 In reading order: act, learn, differentiate, move the rule. Host code; the agents and
-their environments are in `stack_training.py`, and `train.py` decides how long it goes
+their environments are in `stack_agents.py`, and `train.py` decides how long it goes
 on, and what is kept of it.
 """
 

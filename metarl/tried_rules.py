@@ -1,6 +1,6 @@
 """The agents of rules that are tried: groups of a stack, each with a rule of its own.
 
-Host code beside `stack_training.py`, under `evolution_training.py`. Rules come in pairs
+Host code over `stack_agents.py`, under `evolution_training.py`. Rules come in pairs
 that must meet the same chance: their agents are born equal, act with the same keys in
 environments of the same seeds, and draw the same trajectories from their replays.
 """
@@ -23,11 +23,11 @@ from metarl.experiment import Stack
 from metarl.meta.estimators import Population
 from metarl.meta_step_arrays import split_keys
 from metarl.rules.base import Metrics
-from metarl.stack_training import Measure, StackTraining
+from metarl.stack_agents import Measure, StackAgents
 from metarl.types import Params, Rollout
 
 
-class TriedRules(StackTraining):
+class TriedRules(StackAgents):
     """Agents of pairs of rules in a stack's games, and their environments.
 
     Groups are in the order ``[R, 2, G]``; those of all agents of a pair share a number,

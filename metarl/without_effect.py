@@ -6,6 +6,7 @@ not import jax.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,47 @@ from metarl.envs.tasks import apply_protocol, resolve_environment, tasks_named
 from metarl.errors import UserError
 
 _Section = Mapping[str, object]
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadByChoice:
+    """A setting that nobody reads while a choice is as it is by default.
+
+    Attributes:
+      path: of the section that has both.
+      name: of the setting.
+      choice: what it depends on.
+      needed: how the choice is to be made.
+    """
+
+    path: tuple[str, ...]
+    name: str
+    choice: str
+    needed: str
+
+    def is_off(self, config: TrainConfig) -> bool:
+        """Return whether the choice is as it is by default."""
+        section = _section_of(config, self.path)
+        return bool(
+            getattr(section, self.choice)
+            == type(section).model_fields[self.choice].default
+        )
+
+    @property
+    def default(self) -> object:
+        """What the setting is where nobody gives it, and so does no harm."""
+        section = _section_of(TrainConfig(), self.path)
+        return getattr(section, self.name)
+
+
+_SCHEDULE = ("schedule", "linear or cosine")
+_READ_BY_CHOICE = (
+    _ReadByChoice(("meta",), "slide", "window", "sliding"),
+    _ReadByChoice(("population", "replay"), "capacity", "share", "0.9"),
+    _ReadByChoice(("meta", "optimizer"), "schedule_meta_steps", *_SCHEDULE),
+    _ReadByChoice(("meta", "optimizer"), "end_learning_rate", *_SCHEDULE),
+    _ReadByChoice(("agent", "optimizer"), "end_learning_rate", *_SCHEDULE),
+)
 
 
 def refuse(
@@ -133,40 +175,36 @@ def _refuse_overridden_by_protocol(
 
 def _refuse_switched_off(config: TrainConfig, layers: Sequence[_Section]) -> None:
     """Refuse what is read by another choice alone, where that was not made."""
-    meta = config.meta
-    shares = [
-        settings_of(config, family).population.replay.share
-        for family in get_args(Family)
-    ]
-    constant = meta.optimizer.schedule == "constant"
-    schedule = (("meta", "optimizer"), "schedule", "linear or cosine", constant)
-    for path, switch, needed, is_off, name in (
-        (("meta",), "window", "sliding", meta.window == "block", "slide"),
-        (("population", "replay"), "share", "0.9", not any(shares), "capacity"),
-        (*schedule, "schedule_meta_steps"),
-        (*schedule, "end_learning_rate"),
-    ):
-        if is_off:
-            _refuse_without(path, name, switch, f"{switch}={needed}", layers)
+    own = {family: settings_of(config, family) for family in get_args(Family)}
+    for read in _READ_BY_CHOICE:
+        if all(read.is_off(settings) for settings in own.values()):
+            _refuse_without(read, layers)
+        for family, settings in own.items():
+            if config.families.get(family) and read.is_off(settings):
+                _refuse_without(read, layers, below=("families", family))
 
 
 def _refuse_without(
-    path: tuple[str, ...],
-    name: str,
-    switch: str,
-    needed: str,
-    layers: Sequence[_Section],
+    read: _ReadByChoice, layers: Sequence[_Section], *, below: tuple[str, ...] = ()
 ) -> None:
-    """Refuse ``name``, unless ``switch`` was turned off beside it or above."""
+    """Refuse a setting, unless its choice was turned off beside it or above.
+
+    Args:
+      read: the setting.
+      layers: what the user gave, later ones on top.
+      below: where the section is that is laid over the population's; (): that one.
+    """
     for layer in reversed(layers):
-        section = next(_all([layer], *path), {})
-        if switch in section:
+        sections = [next(_all([layer], *to, *read.path), {}) for to in ((), below)]
+        if any(read.choice in section for section in sections):
             return
-        if section.get(name) is not None:
-            where = ".".join(path)
+        value = sections[-1].get(read.name)
+        if value is not None and value != read.default:
+            where = ".".join((*below, *read.path))
             raise UserError(
-                f"{where}.{name}={section[name]}: has no effect without "
-                f"{where}.{needed} (give that too, or leave this out)"
+                f"{where}.{read.name}={value}: has no effect without "
+                f"{where}.{read.choice}={read.needed} (give that too, or leave this "
+                "out)"
             )
 
 
@@ -202,6 +240,13 @@ def _refuse_of_training(config: EvaluationConfig) -> None:
     ):
         if value != other:
             raise UserError(f"{name}={value}: is for `metarl train` alone; {instead}")
+
+
+def _section_of(config: Model, path: Sequence[str]) -> Model:
+    section = config
+    for key in path:
+        section = getattr(section, key)
+    return section
 
 
 def _given(

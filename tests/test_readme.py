@@ -130,7 +130,7 @@ def test_make_has_the_targets_that_pages_name() -> None:
 
 
 def test_the_ten_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With three updates; `tests/test_learner.py` lets them learn."""
+    """With three updates; `tests/test_readme_example.py` makes 200."""
     monkeypatch.chdir(tmp_path)
     network, loop = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert UPDATES in loop

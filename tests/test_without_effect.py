@@ -118,11 +118,20 @@ def test_an_evaluation_refuses_what_is_for_training(override):
         ("population.replay.capacity=64", "population.replay.share=0.9"),
         ("meta.optimizer.schedule_meta_steps=9", "meta.optimizer.schedule=linear"),
         ("meta.optimizer.end_learning_rate=0.1", "meta.optimizer.schedule=cosine"),
+        ("agent.optimizer.end_learning_rate=0.1", "agent.optimizer.schedule=cosine"),
+        (
+            "families.catch.agent.optimizer.end_learning_rate=0.1",
+            "families.catch.agent.optimizer.schedule=linear",
+        ),
+        (
+            "families.catch.population.replay.capacity=64",
+            "families.catch.population.replay.share=0.9",
+        ),
     ],
 )
 def test_a_setting_needs_the_choice_that_reads_it(tmp_path, override, needed):
     given = [override, "meta.inner_updates=8"]
-    if "end_" in override:
+    if override.startswith("meta.optimizer.end_"):
         needed += " meta.optimizer.schedule_meta_steps=9"
     name = needed.partition("=")[0].replace(".", r"\.")
     message = rf"^{override.replace('.', '[.]')}: has no effect without {name}="
@@ -140,6 +149,26 @@ def test_a_setting_needs_the_choice_that_reads_it(tmp_path, override, needed):
 def test_a_capacity_is_read_where_one_family_replays():
     share = "families.catch.population.replay.share=0.5"
     refuse(TrainConfig, "population.replay.capacity=64", share)
+
+
+def test_the_end_of_a_schedule_is_read_where_one_family_has_one():
+    schedule = "families.catch.agent.optimizer.schedule=linear"
+    refuse(TrainConfig, "agent.optimizer.end_learning_rate=0.1", schedule)
+    # Another family's does not make up for its own.
+    end = "families.atari.agent.optimizer.end_learning_rate=0.1"
+    with pytest.raises(UserError, match=r"^families\.atari\.agent\..*: has no effect"):
+        refuse(TrainConfig, end, schedule)
+    refuse(TrainConfig, end, "agent.optimizer.schedule=linear")
+
+
+def test_a_default_that_nobody_reads_does_no_harm(tmp_path):
+    end, schedule = "optimizer.end_learning_rate=0", "agent.optimizer.schedule=linear"
+    refuse(TrainConfig, f"agent.{end}", f"meta.{end}", f"families.catch.agent.{end}")
+    file = tmp_path / "mine.yaml"
+    file.write_text("families: {catch: {agent: {optimizer: {end_learning_rate: 1}}}}\n")
+    refuse(TrainConfig, schedule, files=(file,))
+    # Turned off for now, for the family too.
+    refuse(TrainConfig, "agent.optimizer.schedule=constant", files=(file,))
 
 
 def test_a_protocol_of_a_family_overrides_nothing_that_was_given():

@@ -16,6 +16,7 @@ from metarl.bench import plan, table
 from metarl.bench.measure import Record
 from metarl.bench.run import CaseFailed, measure_apart
 from metarl.config import BenchConfig
+from metarl.config_families import check_families, settings_of
 from metarl.console import heartbeat, say
 from metarl.envs.tasks import resolve_environment
 from metarl.errors import UserError
@@ -46,8 +47,8 @@ def main(
     """
     asked, files = split(words)
     config = load_config(files, overrides, warm_cache=warm_cache)
-    tasks = resolve_environment(config.environment)
-    agents = config.population.num_agents or len(tasks)
+    games = resolve_environment(config.environment)
+    agents = config.population.num_agents or len(games)
     names = plan.sequence(asked, compare=config.bench.compare, agents=agents)
     progress = Console(stderr=True)
     records: list[Record] = []
@@ -81,10 +82,10 @@ def main(
 def load_config(
     files: Sequence[Path], overrides: Sequence[str], *, warm_cache: bool = False
 ) -> BenchConfig:
-    """Return the configuration of a benchmark.
+    """Return the configuration of a benchmark, as it is for the family of its games.
 
     Raises:
-      UserError: a file or an override does not fit.
+      UserError: a file or an override does not fit, or the games do not fit together.
     """
     if warm_cache:
         overrides = [*overrides, "bench.warm_cache=true"]
@@ -94,6 +95,28 @@ def load_config(
             "bench.warm_cache=true: there is no cache to use with "
             "runtime.compilation_cache=false"
         )
+    return _of_its_family(config)
+
+
+def _of_its_family(config: BenchConfig) -> BenchConfig:
+    """Return the configuration with what `families` says of the games laid over it.
+
+    A case is one program, as a stack of `metarl train` is.
+
+    Raises:
+      UserError: the games do not exist, or are of several stacks.
+    """
+    check_families(config)
+    tasks = resolve_environment(config.environment, same_shapes=False)
+    families = dict.fromkeys(task.game.family for task in tasks)
+    said = [family for family in families if config.families.get(family)]
+    if said and len(families) > 1:
+        raise UserError(
+            f"families.{said[0]}: what is measured has the settings of one family, and "
+            f"environment has games of {', '.join(families)} (allowed: those of one)"
+        )
+    config = settings_of(config, tasks[0].game.family)
+    resolve_environment(config.environment)  # of one shape
     return config
 
 

@@ -177,8 +177,8 @@ def resolve_environment(
 
     Args:
       config: the environment section.
-      same_shapes: refuse tasks whose observations or numbers of actions differ, as
-        the agents of one population need.
+      same_shapes: refuse tasks whose observations or numbers of actions differ, which
+        one program cannot serve.
 
     Raises:
       UserError: neither or both are given, a name is unknown, a game is given twice
@@ -238,7 +238,7 @@ def _require_same_shapes(tasks: Sequence[Task], config: EnvironmentConfig) -> No
         pair = f"{tasks[0].game.task_id} and {task.game.task_id}"
         if spec.observation_shape != first.observation_shape:
             raise UserError(
-                f"environment: the games of a population need observations of one "
+                f"environment: games that share a program need observations of one "
                 f"shape, but {pair} have {list(first.observation_shape)} and "
                 f"{list(spec.observation_shape)}"
             )
@@ -246,6 +246,6 @@ def _require_same_shapes(tasks: Sequence[Task], config: EnvironmentConfig) -> No
             atari = task.game.family == "atari"
             fix = " (atari.full_action_set=true gives all of them 18)" if atari else ""
             raise UserError(
-                f"environment: the games of a population need equally many actions, "
+                f"environment: games that share a program need equally many actions, "
                 f"but {pair} have {first.num_actions} and {spec.num_actions}{fix}"
             )

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import tiny_run
 
+from metarl import experiment as experiments
 from metarl.bench import command
 from metarl.bench.run import CaseFailed
+from metarl.config import BenchOptions
 from metarl.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +63,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_json_is_one_flat_object_per_case_and_line() -> None:
-    done = bench("act", "--json")
+    done = bench("act", "--json", "families.catch.environment.num_envs=3")
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["case"] for record in records] == ["act", "env", "forward"]
@@ -70,9 +72,10 @@ def test_json_is_one_flat_object_per_case_and_line() -> None:
         assert all(not isinstance(value, dict | list) for value in record.values())
         low, median, high = (record[f"step_{k}_s"] for k in ("p10", "median", "p90"))
         assert 0 < low <= median <= high
-        # Eight environments of two agents.
-        assert record["env_steps_per_s"] == pytest.approx(8 / median)
-        assert (record["agents"], record["repeats"]) == (2, 3)
+        # Six environments of two agents: what is said of the family counts.
+        assert record["env_steps_per_s"] == pytest.approx(6 / median)
+        assert (record["agents"], record["num_envs"]) == (2, 3)
+        assert record["repeats"] == 3
         assert 50e6 < record["peak_rss_bytes"] < 2e9
         assert "device_memory_bytes" not in record  # CPU
     documented = (ROOT / "docs" / "metrics.md").read_text()
@@ -239,6 +242,54 @@ def test_without_words_all_cases_are_measured_on_catch(measured: list[str]) -> N
 def test_the_suite_by_default_gives_way_to_games() -> None:
     config = command.load_config([], ["environment.games=[Pong-v5]"])
     assert (config.environment.suite, config.environment.games) == (None, ("Pong-v5",))
+
+
+def test_the_settings_are_those_of_the_games_family() -> None:
+    overrides = [
+        *tiny_run.OVERRIDES,
+        "families.catch={agent: {optimizer: {learning_rate: 0.5}}, "
+        "environment: {num_envs: 3}, population: {rollout_length: 7, chunk: 2}, "
+        "meta: {value_function: {discount: 0.5}}}",
+        "families.cartpole={environment: {num_envs: 9}}",
+    ]
+    config = command.load_config([], overrides)
+    (stack,) = experiments.assemble(config).stacks
+    # What the cases read is what a run would have, and does not change once more.
+    assert config.environment == stack.environment
+    assert config.population == stack.population
+    assert (config.environment.num_envs, config.environment.suite) == (3, "catch_5x5")
+    assert (config.population.rollout_length, config.population.chunk) == (7, 2)
+    assert config.agent.optimizer.learning_rate == 0.5
+    assert config.meta.value_function.discount == 0.5
+    assert config.bench == BenchOptions()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            ["environment.games=[Catch, CartPole]", "families.cartpole.agent={}"],
+            "families.cartpole: what is measured has the settings of one family, and "
+            "environment has games of catch, cartpole (allowed: those of one)",
+        ),
+        (
+            ["environment.games=[Catch, CartPole]", "families.atari.agent={}"],
+            "environment: games that share a program need observations of one shape, "
+            "but Catch-v0 and CartPole-v1 have [10, 5] and [4]",
+        ),
+        (["families.cahtc.agent={}"], "families.cahtc: unknown family; did you mean"),
+        (
+            ["families.catch.environment.num_envs=0"],
+            "families.catch.environment.num_envs=0: must be greater than 0",
+        ),
+    ],
+)
+def test_games_of_several_families_are_not_measured_together(
+    overrides: list[str], line: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        command.load_config([], overrides)
+    assert str(refused.value).startswith(line)
 
 
 def test_a_warm_cache_needs_a_cache() -> None:

@@ -11,7 +11,7 @@ import pytest
 import tiny_run
 
 from metarl import experiment as experiments
-from metarl import stack_training, train
+from metarl import stack_agents, train
 from metarl.agents.agent import AgentState
 from metarl.config import TrainConfig
 from metarl.errors import UserError
@@ -58,7 +58,7 @@ def test_a_window_holds_the_newest_updates_of_the_present_agents(
 ) -> None:
     given = config(tmp_path, f"meta={{inner_updates: {updates}, slide: {slide}}}")
     stack = Recorded(experiments.build(given).only, given)
-    real = stack_training._update
+    real = stack_agents._update
 
     def noting(agent: object, chunk: int, inputs: tuple) -> AgentState:
         _, agents, batch, _ = inputs
@@ -66,7 +66,7 @@ def test_a_window_holds_the_newest_updates_of_the_present_agents(
             lived.append((at(batch, group), at(agents, group)))
         return real(agent, chunk, inputs)
 
-    monkeypatch.setattr(stack_training, "_update", noting)
+    monkeypatch.setattr(stack_agents, "_update", noting)
     loop = stack.stack.estimator.inner_loop
     unroll = jax.jit(
         lambda params, window: jax.vmap(lambda w: loop.unroll(params, w))(window)

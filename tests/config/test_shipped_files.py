@@ -1,0 +1,75 @@
+"""The files in configs/: each loads, and says how to use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from metarl.config import (
+    DiscoConfig,
+    EvaluationConfig,
+    ImpalaTorso,
+    NatureTorso,
+    TrainConfig,
+)
+from metarl.config_loader import dump, load
+from metarl.rollout.batches import batch_size
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_dump_loads_as_the_same_configuration(path, write):
+    is_evaluation = path.stem.startswith("evaluate_")
+    model = EvaluationConfig if is_evaluation else TrainConfig
+    config = load(model, [path])
+    assert config != model()
+    assert load(model, [write("again.yaml", dump(config))]) == config
+
+
+def test_quickstart_is_a_population_of_atari_games():
+    config = load(TrainConfig, [_config("quickstart")])
+    assert len(config.environment.games) >= 4
+    assert config.environment.atari.frame_size >= 42
+    assert config.meta_steps >= 20
+    assert isinstance(config.agent.network.torso, NatureTorso)
+
+
+def test_atari57_is_the_published_recipe():
+    """Oh et al. 2025, Methods."""
+    config = load(TrainConfig, [_config("atari57")])
+    assert config.environment.suite == "atari57"
+    assert config.population.num_agents == 128
+    assert config.population.rollout_length == 29
+    millions = [budget / 1e6 for budget in config.population.lifetime_env_steps]
+    assert millions == [200, 100, 50, 20]
+    assert config.population.replay.share == 0.9
+    # The nearest to 9.6 new ones of 96 that is whole.
+    assert batch_size(config.population.replay, num_envs=10) == 100
+    assert config.environment.num_envs == 10
+    assert (config.meta.inner_updates, config.meta.window) == (20, "sliding")
+    # 48 validation trajectories, of as many steps as those of an update.
+    assert config.environment.num_envs * config.meta.validation_rollouts == 50
+    assert config.meta.optimizer.learning_rate == 1e-3
+    assert config.meta.optimizer.max_grad_norm == 1.0
+    assert config.agent.optimizer.learning_rate == 3e-4
+    value = config.meta.value_function
+    assert (value.learning_rate, value.discount, value.trace_lambda) == (
+        3e-4,
+        0.997,
+        0.95,
+    )
+    assert isinstance(config.agent.network.torso, ImpalaTorso)
+    assert config.update_rule == DiscoConfig()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_each_file_says_how_to_use_it(path):
+    head = path.read_text().split("exp_name:")[0]
+    for word in ("command", "hardware", "time", "expect"):
+        assert f"#   {word} " in head
+
+
+def _config(name: str) -> Path:
+    return next(path for path in CONFIGS if path.stem == name)

@@ -49,7 +49,7 @@ def words_of(command: str) -> list[str]:
 COMMANDS = typed_commands(README)
 OF_DOCS = [
     command
-    for page in ("evaluation", "report", "results", "training")
+    for page in ("discovery", "evaluation", "report", "results", "training")
     for command in typed_commands(ROOT / "docs" / f"{page}.md")
     if command.startswith(("metarl train ", "metarl evaluate ", "metarl report "))
 ]

@@ -47,7 +47,7 @@ class _Judgement:
     rhos: jax.Array  # [T, B] pi(a) / mu(a)
     errors: jax.Array  # [T, B] of the values
     advantages: jax.Array  # [T, B]
-    normalized: jax.Array  # [T, B] advantages over their running deviation, or so
+    normalized: jax.Array  # [T, B] over their running deviation and MIN_DEVIATION
 
 
 @dataclasses.dataclass(frozen=True)

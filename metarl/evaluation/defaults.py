@@ -80,6 +80,17 @@ _LPG_CRITIC_TOY: Tree = {
     },
 }
 
+# Few environments and three quarters replayed, as configs/general.yaml discovers such
+# rules: on-policy batches of 640 steps would leave 156 updates in 100,000 steps.
+_LPG_CRITIC_ATARI: Tree = config_loader.merge(
+    _ON_POLICY_ATARI,
+    {
+        "rollout_length": 16,
+        "replay": {"capacity": 256, "ratio": 4},
+        "environment": {"num_envs": 4},
+    },
+)
+
 # PPO as CleanRL runs it (Huang et al., JMLR 2022: ppo.py and ppo_atari.py), after the
 # authors' own code; Huang et al., "The 37 implementation details of PPO" (2022),
 # gives the reason of each.
@@ -262,7 +273,7 @@ def _defaults(
     if isinstance(rule.manifest.config, DiscoConfig):
         return _disco_atari(env_steps) if family == "atari" else _DISCO_TOY
     if isinstance(rule.manifest.config, LPGCriticConfig):
-        return _ON_POLICY_ATARI if family == "atari" else _LPG_CRITIC_TOY
+        return _LPG_CRITIC_ATARI if family == "atari" else _LPG_CRITIC_TOY
     if isinstance(rule.manifest.config, LPGConfig) and family == "atari":
         return _LPG_ATARI
     return _ON_POLICY_ATARI if family == "atari" else _ON_POLICY_TOY

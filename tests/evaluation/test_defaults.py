@@ -11,6 +11,7 @@ from metarl.config import (
     EnvironmentConfig,
     EvaluationConfig,
     LPGConfig,
+    LPGCriticConfig,
     MLPTorso,
     NatureTorso,
     NetworkConfig,
@@ -83,6 +84,15 @@ def test_lpg_learns_on_policy_and_from_clipped_rewards_on_atari():
     assert found.environment.clip_rewards
     clipped = plain.environment.model_copy(update={"clip_rewards": True})
     assert found == plain.model_copy(update={"environment": clipped})
+
+
+def test_lpg_critic_replays_on_atari():
+    config = LPGCriticConfig()
+    rule = LoadedRule(make_rule(config), {}, new_manifest(config), "lpg_critic")
+    found = settings(rule, "atari")
+    assert (found.rollout_length, found.environment.num_envs) == (16, 4)
+    assert (found.replay.capacity, found.replay.ratio) == (256, 4)
+    assert found.agent == settings(load_rule("actor_critic"), "atari").agent
 
 
 @pytest.mark.parametrize("family", ["cartpole", "acrobot"])

@@ -26,14 +26,17 @@ from metarl.config.evaluation import (
 )
 from metarl.config.rules import (
     ActorCriticConfig,
+    CategoricalValuesConfig,
     CustomConfig,
     DiscoConfig,
     LPGConfig,
     LPGCriticConfig,
     PolicyGradientConfig,
     PPOConfig,
+    QLearningConfig,
     RandomConfig,
     RuleConfig,
+    ScalarValuesConfig,
 )
 from metarl.config.shared import ReportConfig, RuntimeConfig, TrackingConfig
 from metarl.config.training import (
@@ -58,6 +61,7 @@ __all__ = [
     "AtariOptions",
     "BenchConfig",
     "BenchOptions",
+    "CategoricalValuesConfig",
     "CheckpointConfig",
     "CustomConfig",
     "Decay",
@@ -83,12 +87,14 @@ __all__ = [
     "PopulationReplayConfig",
     "Positive",
     "Probability",
+    "QLearningConfig",
     "RandomConfig",
     "RegularizerConfig",
     "ReplayConfig",
     "ReportConfig",
     "RuleConfig",
     "RuntimeConfig",
+    "ScalarValuesConfig",
     "Torso",
     "TrackingConfig",
     "TrainConfig",

@@ -12,6 +12,7 @@ from metarl.config import (
     ActorCriticConfig,
     PolicyGradientConfig,
     PPOConfig,
+    QLearningConfig,
     RandomConfig,
     RuleConfig,
 )
@@ -25,6 +26,7 @@ BUILT_IN: dict[str, RuleConfig] = {
     "actor_critic": ActorCriticConfig(),
     "policy_gradient": PolicyGradientConfig(),
     "ppo": PPOConfig(),
+    "q_learning": QLearningConfig(),
     "random": RandomConfig(),
 }
 """The hand-written rules that can be loaded by name, with their defaults."""

@@ -10,6 +10,7 @@ from metarl.config import (
     LPGCriticConfig,
     PolicyGradientConfig,
     PPOConfig,
+    QLearningConfig,
     RandomConfig,
     RuleConfig,
 )
@@ -43,6 +44,10 @@ def make_rule(config: RuleConfig) -> UpdateRule:
             from metarl.rules.ppo import PPO
 
             return PPO(config)
+        case QLearningConfig():
+            from metarl.rules.q_learning import QLearning
+
+            return QLearning(config)
         case RandomConfig():
             from metarl.rules.random import Random
 

@@ -35,21 +35,28 @@ class Head:
       name: key in the network's outputs, in DiscoRL's names (`logits`, `y`, `z` ...).
       size: width of the last axis.
       per_action: whether the output has one row per action, ``[A, size]``; such
-        heads come from the action-conditional model.
+        heads come from the action-conditional model, unless they are `on_torso`.
       taken: whether the loss reads no row of a per-action output but that of the
         action taken. It is then handed that row alone, ``[T, B, size]``, and a
         gradient step costs no more than for a head of the state.
+      on_torso: whether a per-action output is one MLP's on the torso, for all actions
+        at once, as in deep Q-networks. It costs what a head of the state of
+        ``A * size`` does.
     """
 
     name: str
     size: int
     per_action: bool = False
     taken: bool = False
+    on_torso: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse the row of an action where there are none."""
-        if self.taken and not self.per_action:
-            raise ValueError(f"head '{self.name}': taken=True needs per_action=True")
+        """Refuse what is said of rows of actions where there are none."""
+        for option in ("taken", "on_torso"):
+            if getattr(self, option) and not self.per_action:
+                raise ValueError(
+                    f"head '{self.name}': {option}=True needs per_action=True"
+                )
 
 
 @dataclasses.dataclass(frozen=True)

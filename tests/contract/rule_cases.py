@@ -19,6 +19,7 @@ from metarl.config import (
     LPGCriticConfig,
     PolicyGradientConfig,
     PPOConfig,
+    QLearningConfig,
 )
 from metarl.numerics import Moments
 from metarl.rules import make_rule
@@ -40,6 +41,7 @@ RULES: dict[str, UpdateRule] = {
     "policy_gradient": make_rule(PolicyGradientConfig()),
     "actor_critic": make_rule(ActorCriticConfig(num_bins=11, max_abs_value=5.0)),
     "ppo": make_rule(PPOConfig()),
+    "q_learning": make_rule(QLearningConfig(double=True, trace_lambda=0.9)),
     "disco": make_rule(
         DiscoConfig(
             prediction_size=7,
@@ -70,6 +72,7 @@ OPEN_HEADS: dict[str, set[str]] = {
     "policy_gradient": set(),
     "actor_critic": set(),
     "ppo": set(),
+    "q_learning": set(),
     "disco": {"y", "z"},
     "lpg": {"logits", "y"},
     "lpg_critic": {"y"},

@@ -45,6 +45,17 @@ OPTIONS: dict[str, dict[str, object]] = {
         "epochs": 2,
         "minibatches": 2,
     },
+    "q_learning": {
+        "discount": 0.5,
+        "values": {"kind": "scalar", "loss": "huber"},
+        "double": False,
+        "trace_lambda": 0.5,
+        "target_every": 7,
+        "epsilon_start": 0.5,
+        "epsilon_end": 0.1,
+        "epsilon_fraction": 0.25,
+        "epsilon_env_steps": 4000,
+    },
     "disco": {
         "prediction_size": 8,
         "num_bins": 13,
@@ -221,10 +232,14 @@ def test_rules_are_static_arguments(name):
 
 
 def test_actions_are_drawn_from_the_policy(name):
-    logits = jnp.log(jnp.array([[0.7, 0.2, 0.1]]))
-    outputs = {"logits": jnp.broadcast_to(logits, (4000, 3))}
-    clock = make_case(RULES[name]).experience.clock
-    actions, behaviour = RULES[name].act(outputs, clock, jax.random.key(0))
-    np.testing.assert_array_equal(behaviour, outputs["logits"])
-    frequencies = np.bincount(actions, minlength=3) / 4000
-    np.testing.assert_allclose(frequencies, [0.7, 0.2, 0.1], atol=0.03)
+    rule, case = RULES[name], make_case(RULES[name])
+    draws = 4000
+    row = {k: x[0, :1] for k, x in case.experience.outputs.items()}
+    row |= {"logits": jnp.log(jnp.array([[0.7, 0.2, 0.1]]))} if "logits" in row else {}
+    outputs = {k: jnp.broadcast_to(x, (draws, *x.shape[1:])) for k, x in row.items()}
+    clock = case.experience.clock
+    actions, behaviour = rule.act(outputs, clock, jax.random.key(0))
+    if "logits" in outputs:
+        np.testing.assert_array_equal(behaviour, outputs["logits"])
+    frequencies = np.bincount(actions, minlength=3) / draws
+    np.testing.assert_allclose(frequencies, jax.nn.softmax(behaviour[0]), atol=0.03)

@@ -130,6 +130,29 @@ def test_ppo_gets_the_reference_settings_on_atari():
     assert rule_for(other, "atari") is other
 
 
+@pytest.mark.parametrize(
+    ("family", "batch", "kept"),
+    [("cartpole", 32, 1000), ("catch", 64, 20_000), ("atari", 256, 32_768)],
+)
+def test_q_learning_replays_transitions(family, batch, kept):
+    found = settings(load_rule("q_learning"), family)
+    replay, num_envs = found.replay, found.environment.num_envs
+    assert replay.ratio * num_envs * found.rollout_length == batch
+    assert replay.capacity * found.rollout_length == kept
+    assert found.agent.optimizer.max_abs_update == 10  # never reached
+    # Of what is acted, each transition is learned from as often as is usual.
+    assert replay.ratio == (32 if family == "cartpole" else 8)
+    assert found.environment.clip_rewards == (family == "atari")
+
+
+def test_q_learning_on_classic_control_is_the_published_learner():
+    found = settings(load_rule("q_learning"), "cartpole")
+    assert (found.rollout_length, found.environment.num_envs) == (1, 1)
+    assert found.agent.optimizer.learning_rate == 1e-2
+    torso = MLPTorso(hidden=(8, 8), activate_final=True)
+    assert found.agent.network == NetworkConfig(torso=torso, activation="leaky_relu")
+
+
 def test_the_budget_is_the_suites_unless_given():
     rule = load_rule("actor_critic")
     assert settings(rule).env_steps == 1000

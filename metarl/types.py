@@ -76,13 +76,14 @@ class Clock:
 class Peers:
     """What the other agents of the group predict about the same observations.
 
-    The leading axis P = K_max - 1 has length 0 for a group of one; reductions are
-    masked sums over ``max(1, present.sum())``.
+    The leading axis P = K - 1 has length 0 for a group of one, and where a rule reads
+    its own trajectories alone; reductions are masked sums over
+    ``max(1, present.sum())``. An absent peer's outputs are the agent's own.
     """
 
     outputs: Outputs  # each [P, T+1, B, ...] ([P, T, B, ...] in a loss)
     present: jax.Array  # bool[P]
-    returns: jax.Array  # f32[B] raw returns of the pooled trajectories
+    returns: jax.Array  # f32[B] raw returns of the trajectories that are shown
     success: jax.Array  # bool[B]
 
 

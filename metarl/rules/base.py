@@ -23,6 +23,9 @@ Targets = dict[str, jax.Array]
 REGULARIZERS = ("target_kl", "l2_pi", "l2_y")
 """Names of `UpdateRule.regularizers`, beside all that begin with ``squared_mean``."""
 
+Reads = Literal["own", "peers", "pool"]
+"""What of its group's batch an agent is shown; see `RuleSpec`."""
+
 RuleState = Any
 """What a rule carries over one lifetime: any pytree, known to the rule alone."""
 
@@ -84,6 +87,12 @@ class RuleSpec:
       minibatch_of: whether minibatches take whole `trajectories`, or `transitions`
         (everything flattened to ``[1, M]``, for losses that read step t alone).
       target_network: how target parameters are kept.
+      reads: what of its group's batch an agent is shown; the columns C of every array
+        ``[T, C, ...]`` that the rule gets. `own`: its own B trajectories, and no peers
+        (P = 0), as if it were alone. `peers`: its own B trajectories, and what its
+        P = K - 1 peers predict on them. `pool`: the K B trajectories of the whole
+        group, which it may learn from (`transitions.own` tells whose they are), and
+        what its peers predict on all of them.
     """
 
     heads: tuple[Head, ...]
@@ -91,6 +100,7 @@ class RuleSpec:
     minibatches: int = 1
     minibatch_of: Literal["trajectories", "transitions"] = "trajectories"
     target_network: TargetNetwork = TargetNetwork()
+    reads: Reads = "own"
 
 
 class UpdateRule(abc.ABC):

@@ -24,6 +24,17 @@ from metarl.config.evaluation import (
     ReplayConfig,
     TuningConfig,
 )
+from metarl.config.mutual import (
+    MUTUAL,
+    AdvantageSharingConfig,
+    DeepMutualLearningConfig,
+    MutualRuleConfig,
+    PeerRolloutPoolingConfig,
+    RuleConfig,
+    SuccessGatedTransferConfig,
+    base_of,
+    mutual_config,
+)
 from metarl.config.rules import (
     ActorCriticConfig,
     CategoricalValuesConfig,
@@ -35,7 +46,6 @@ from metarl.config.rules import (
     PPOConfig,
     QLearningConfig,
     RandomConfig,
-    RuleConfig,
     ScalarValuesConfig,
 )
 from metarl.config.shared import ReportConfig, RuntimeConfig, TrackingConfig
@@ -54,9 +64,11 @@ from metarl.config.training import (
 )
 
 __all__ = [
+    "MUTUAL",
     "Acting",
     "ActionModelConfig",
     "ActorCriticConfig",
+    "AdvantageSharingConfig",
     "AgentConfig",
     "AtariOptions",
     "BenchConfig",
@@ -65,6 +77,7 @@ __all__ = [
     "CheckpointConfig",
     "CustomConfig",
     "Decay",
+    "DeepMutualLearningConfig",
     "DiscoConfig",
     "EnvironmentConfig",
     "EvaluationConfig",
@@ -77,11 +90,13 @@ __all__ = [
     "MetaConfig",
     "MetaOptimizerConfig",
     "Model",
+    "MutualRuleConfig",
     "NatureTorso",
     "NetworkConfig",
     "NonNegative",
     "OptimizerConfig",
     "PPOConfig",
+    "PeerRolloutPoolingConfig",
     "PolicyGradientConfig",
     "PopulationConfig",
     "PopulationReplayConfig",
@@ -95,10 +110,13 @@ __all__ = [
     "RuleConfig",
     "RuntimeConfig",
     "ScalarValuesConfig",
+    "SuccessGatedTransferConfig",
     "Torso",
     "TrackingConfig",
     "TrainConfig",
     "TuningConfig",
     "ValidationConfig",
     "ValueFunctionConfig",
+    "base_of",
+    "mutual_config",
 ]

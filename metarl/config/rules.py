@@ -1,4 +1,4 @@
-"""Update rules, told apart by `kind`."""
+"""Single-agent update rules, told apart by `kind`; `mutual.py` has the others."""
 
 from __future__ import annotations
 
@@ -192,17 +192,3 @@ class CustomConfig(Model):
     rule: str
     """`module:Class`; made without arguments, from the working directory or
     PYTHONPATH."""
-
-
-RuleConfig = Annotated[
-    PolicyGradientConfig
-    | ActorCriticConfig
-    | PPOConfig
-    | QLearningConfig
-    | DiscoConfig
-    | LPGConfig
-    | LPGCriticConfig
-    | RandomConfig
-    | CustomConfig,
-    Field(discriminator="kind"),
-]

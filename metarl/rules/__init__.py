@@ -56,3 +56,7 @@ def make_rule(config: RuleConfig) -> UpdateRule:
             from metarl.rules.custom import make_custom
 
             return make_custom(config.rule)
+        case _:
+            from metarl.rules.mutual import make_mutual
+
+            return make_mutual(config, make_rule(config.base))

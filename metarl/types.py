@@ -61,6 +61,9 @@ class Rollout:
     returns: jax.Array  # f32[B] raw rewards of the trajectory, summed
     success: jax.Array  # bool[B] whether that sum is positive
     env_steps: jax.Array  # i32[] environment steps taken since the rollout before
+    # f32[] mean raw return of the newest episodes that the agent has finished, nan
+    # before the first; in a pooled rollout one per agent, [K]. None: nobody keeps it.
+    score: jax.Array | None = None
 
 
 @pytree
@@ -96,6 +99,9 @@ class Experience:
     target_outputs: Outputs  # own target network; empty where the rule has none
     peers: Peers
     clock: Clock
+    # f32[1 + P] mean raw returns of the newest episodes, the agent's own before its
+    # peers', nan before their first; None where nobody keeps them.
+    scores: jax.Array | None = None
 
 
 class Network(NamedTuple):

@@ -45,7 +45,7 @@ class UpdateRecord:
 def pool(rollouts: Rollout) -> Rollout:
     """Join the peers' rollouts ``[K, T, B, ...]`` to one batch ``[T, K B, ...]``.
 
-    Trajectory ``k B + b`` is the b-th of peer k.
+    Trajectory ``k B + b`` is the b-th of peer k. Scores stay one per peer.
     """
 
     def join(x: jax.Array) -> jax.Array:
@@ -58,6 +58,7 @@ def pool(rollouts: Rollout) -> Rollout:
         returns=rollouts.returns.reshape(-1),
         success=rollouts.success.reshape(-1),
         env_steps=jnp.sum(rollouts.env_steps, dtype=rollouts.env_steps.dtype),
+        score=rollouts.score,
     )
 
 

@@ -176,7 +176,16 @@ def _experience(
             success=repeat(batch.success),
         ),
         clock=jax.vmap(agent.clock)(states),
+        scores=_scores(batch.score, index),
     )
+
+
+def _scores(scores: jax.Array | None, index: jax.Array) -> jax.Array | None:
+    """Return each agent's score before its peers', ``[K, K]``, of scores ``[K]``."""
+    if scores is None:
+        return None
+    own = jnp.arange(index.shape[0], dtype=index.dtype)[:, None]
+    return scores[jnp.concatenate([own, index], axis=1)]
 
 
 def _gather(outputs: Outputs, index: jax.Array) -> Outputs:

@@ -73,6 +73,21 @@ def test_a_pooled_trajectory_knows_its_owner() -> None:
             assert batch.returns[column] == rollouts.returns[peer, b]
 
 
+def test_every_agent_is_told_its_own_score_before_its_peers() -> None:
+    agent = tiny.agent_for(tiny.Scaled())
+    states, rollouts = new_agents(agent, 0, 3), tiny.rollouts(0, 3)
+    scores = jnp.array([1.0, jnp.nan, 3.0])
+    scored = dataclasses.replace(rollouts, score=scores)
+    meta_params = agent.rule.init_params(jax.random.key(0))
+    update, key = compiled(agent), jax.random.key(1)
+    _, record = update(meta_params, states, scored, key)
+    order = np.array([[0, 1, 2], [1, 2, 0], [2, 0, 1]])
+    np.testing.assert_array_equal(record.experience.scores, scores[order])
+    # Scores that nobody keeps are none, and not zeros.
+    _, record = update(meta_params, states, rollouts, key)
+    assert record.experience.scores is None
+
+
 def test_others_are_all_agents_but_oneself() -> None:
     assert lesson.others(1).shape == (1, 0)
     np.testing.assert_array_equal(lesson.others(2), [[1], [0]])

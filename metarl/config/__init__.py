@@ -21,6 +21,7 @@ from metarl.config.environment import AtariOptions, EnvironmentConfig
 from metarl.config.evaluation import (
     EvaluationConfig,
     FinalScoreConfig,
+    NamedRuleConfig,
     ReplayConfig,
     TuningConfig,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "MetaOptimizerConfig",
     "Model",
     "MutualRuleConfig",
+    "NamedRuleConfig",
     "NatureTorso",
     "NetworkConfig",
     "NonNegative",

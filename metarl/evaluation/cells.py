@@ -29,6 +29,7 @@ from metarl.envs.tasks import (
 )
 from metarl.errors import UserError
 from metarl.evaluation.defaults import rule_for, settings_for, user_tree
+from metarl.evaluation.named_rules import named_rules
 from metarl.rule_files import MODULE_SHA256, LoadedRule, load_rule
 
 GROUP_SIZE = 1
@@ -38,6 +39,7 @@ MIN_PICTURE = 36
 """Pixels a side that the torso of the Atari settings needs."""
 
 _RUN_TIME = (
+    "rules",
     "seeds",
     "results_dir",
     "exp_name",
@@ -225,7 +227,11 @@ def plan(
     user = _user_config(files, overrides)
     without_effect.refuse(user, files, overrides)
     tasks = resolve_environment(user.environment, same_shapes=False)
-    loaded = [r if isinstance(r, LoadedRule) else load_rule(r) for r in rules]
+    own = named_rules(user)
+    loaded = [
+        r if isinstance(r, LoadedRule) else own.get(str(r)) or load_rule(r)
+        for r in rules
+    ]
     names = [rule.name for rule in loaded]
     for name in names:
         if names.count(name) > 1:

@@ -166,11 +166,48 @@ class SuccessGatedTransferConfig(Model):
     """Of the running mean of that quantile, per update."""
 
 
+class ValuesAgreementConfig(Model):
+    """Learners agree on the values of all actions."""
+
+    kind: Literal["values"] = "values"
+
+
+class PolicyAgreementConfig(Model):
+    """Learners agree on policies: softmaxes of their action values."""
+
+    kind: Literal["policy"] = "policy"
+    temperature: Positive = 1.0
+    """That values are divided by."""
+    only_where_greedy_differs: bool = False
+    """Only on states where the learner's greedy action is not that of the peers'."""
+
+
+class MutualQConfig(Model):
+    """Mutual Q-learning (C. Reid and S. Mukhopadhyay, 2020)."""
+
+    kind: Literal["mutual_q"] = "mutual_q"
+    base: QLearningConfig = QLearningConfig()
+    coefficient: NonNegative = 5.0
+    """Of the distance to peers' values, times the weighting."""
+    weighting: Literal["proportional", "rank", "softmax", "constant"] = "proportional"
+    """Of a peer: its score over the learner's own, ranks likewise, the softmax of the
+    group's scores, or 1."""
+    active_fraction: Probability = 0.2
+    """Of the lifetime, from its start, in which peers are listened to."""
+    agreement: Annotated[
+        ValuesAgreementConfig | PolicyAgreementConfig, Field(discriminator="kind")
+    ] = ValuesAgreementConfig()
+    share_transitions: bool = False
+    """Learn from the peers' transitions as from one's own; all together count as much
+    as one's own would."""
+
+
 MutualRuleConfig = (
     DeepMutualLearningConfig
     | PeerRolloutPoolingConfig
     | AdvantageSharingConfig
     | SuccessGatedTransferConfig
+    | MutualQConfig
 )
 
 MUTUAL: dict[str, type[MutualRuleConfig]] = {
@@ -225,7 +262,8 @@ def mutual_config(kind: str, base: RuleConfig) -> MutualRuleConfig:
 def bases(kind: str) -> tuple[str, ...]:
     """Return the kinds of rules that the mutual rule ``kind`` goes with."""
     annotation = MUTUAL[kind].model_fields["base"].annotation
-    return tuple(m.model_fields["kind"].default for m in get_args(annotation))
+    models = get_args(annotation) or (annotation,)
+    return tuple(model.model_fields["kind"].default for model in models)
 
 
 def _require_advantages(asked: bool, option: str, kind: str) -> None:

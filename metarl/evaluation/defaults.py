@@ -3,7 +3,8 @@
 They lie under the user's files and overrides, which always win. A rule of one of our
 runs brings what it was meta-trained with; another DiscoRL rule gets that
 paper's evaluation settings; LPG and hand-written rules learn on-policy, PPO with the
-settings of its reference implementations, Q-learning from replay. No arrays here.
+settings of its reference implementations, Q-learning from replay; a mutual rule's
+agents get what those of its base would. No arrays here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from metarl.config import (
     LPGCriticConfig,
     PPOConfig,
     QLearningConfig,
+    base_of,
 )
 from metarl.envs.suites import Family
 from metarl.envs.tasks import STATE_SIZE, resolve_environment
@@ -294,20 +296,20 @@ def _defaults(
     trained_with = _trained_with(rule.manifest, family)
     if trained_with is not None:
         return trained_with
-    family = resembles or family
-    if isinstance(rule.manifest.config, PPOConfig):
+    family, config = resembles or family, base_of(rule.manifest.config)
+    if isinstance(config, PPOConfig):
         if family == "atari":
             return _PPO_ATARI
         return _PPO_CONTROL if family in STATE_SIZE else _PPO_TOY
-    if isinstance(rule.manifest.config, QLearningConfig):
+    if isinstance(config, QLearningConfig):
         if family == "atari":
             return _Q_ATARI
         return _Q_CONTROL if family in STATE_SIZE else _Q_TOY
-    if isinstance(rule.manifest.config, DiscoConfig):
+    if isinstance(config, DiscoConfig):
         return _disco_atari(env_steps) if family == "atari" else _DISCO_TOY
-    if isinstance(rule.manifest.config, LPGCriticConfig):
+    if isinstance(config, LPGCriticConfig):
         return _ON_POLICY_ATARI if family == "atari" else _LPG_CRITIC_TOY
-    if isinstance(rule.manifest.config, LPGConfig) and family == "atari":
+    if isinstance(config, LPGConfig) and family == "atari":
         return _LPG_ATARI
     return _ON_POLICY_ATARI if family == "atari" else _ON_POLICY_TOY
 

@@ -7,11 +7,13 @@ import pytest
 from metarl.config import (
     AgentConfig,
     AtariOptions,
+    DeepMutualLearningConfig,
     DiscoConfig,
     EnvironmentConfig,
     EvaluationConfig,
     LPGConfig,
     MLPTorso,
+    MutualQConfig,
     NatureTorso,
     NetworkConfig,
     OptimizerConfig,
@@ -22,6 +24,8 @@ from metarl.errors import UserError
 from metarl.evaluation.defaults import rule_for, settings_for
 from metarl.rule_files import LoadedRule, load_rule, new_manifest
 from metarl.rules import make_rule
+
+DML_OF_PPO = DeepMutualLearningConfig(base=PPOConfig())
 
 
 def discovered(agent: dict | None = None) -> LoadedRule:
@@ -151,6 +155,13 @@ def test_q_learning_on_classic_control_is_the_published_learner():
     assert found.agent.optimizer.learning_rate == 1e-2
     torso = MLPTorso(hidden=(8, 8), activate_final=True)
     assert found.agent.network == NetworkConfig(torso=torso, activation="leaky_relu")
+
+
+def test_agents_of_a_mutual_rule_get_the_settings_of_its_base():
+    for config, base in ((MutualQConfig(), "q_learning"), (DML_OF_PPO, "ppo")):
+        mutual = LoadedRule(make_rule(config), {}, new_manifest(config), "m")
+        for family in ("cartpole", "catch", "atari"):
+            assert settings(mutual, family) == settings(load_rule(base), family)
 
 
 def test_the_budget_is_the_suites_unless_given():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from metarl.config import (
     AdvantageSharingConfig,
     DeepMutualLearningConfig,
+    MutualQConfig,
     MutualRuleConfig,
     PeerRolloutPoolingConfig,
     SuccessGatedTransferConfig,
@@ -32,3 +33,7 @@ def make_mutual(config: MutualRuleConfig, base: UpdateRule) -> MutualRule:
             from metarl.rules.mutual.success_gated_transfer import SuccessGatedTransfer
 
             return SuccessGatedTransfer(config, base)
+        case MutualQConfig():
+            from metarl.rules.mutual.mutual_q import MutualQ
+
+            return MutualQ(config, base)

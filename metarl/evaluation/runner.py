@@ -9,6 +9,7 @@ depend on the cells beside it.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from metarl.agents.build import build_agent
 from metarl.console import Progress, Value
 from metarl.envs.pool import Episodes
 from metarl.evaluation.cells import Cell
+from metarl.evaluation.recent_scores import RecentScores
 from metarl.evaluation.results import CurveRow, Result, finite, make_result
 from metarl.rollout.actor import Actor, split_groups
 from metarl.rollout.replay import Replay
@@ -197,6 +199,8 @@ class BatchRun:
             for cell in cells
             if capacity
         ]
+        groups, peers, _ = self._actor.shape
+        self._scores = RecentScores(groups, peers)
         self._iterations = self._updates = 0
         self._update_time = 0.0
 
@@ -258,6 +262,7 @@ class BatchRun:
         rollouts = self._batches(self._rollout)
         if rollouts is None:
             return []
+        rollouts = self._with_scores(rollouts)
         chunks = zip(
             self._states, rollouts, split_groups(update_keys, self._sizes), strict=True
         )
@@ -291,12 +296,27 @@ class BatchRun:
         stacked: list[Rollout] = jax.device_put([_stack(c) for c in chunks])
         return stacked
 
+    def _with_scores(self, rollouts: list[Rollout]) -> list[Rollout]:
+        """Return the chunks' rollouts with scores, where peers are compared."""
+        if self.agent.spec.reads == "own":
+            return rollouts
+        starts = range(0, len(self.runs), self._chunk)
+        scores = self._scores.scores()
+        parts = jax.device_put(
+            [scores[start : start + self._chunk] for start in starts]
+        )
+        return [
+            dataclasses.replace(rollout, score=part)
+            for rollout, part in zip(rollouts, parts, strict=True)
+        ]
+
     def _record(
         self, metrics: list[Metrics], on_row: OnRow, on_finished: OnFinished
     ) -> None:
         """Count the iteration in every cell that is not done yet."""
         env_steps = jax.device_get(self._rollout.env_steps)[:, 0]
         episodes = self._actor.drain_episodes()
+        self._scores.add(episodes)
         learning = [(i, run) for i, run in enumerate(self.runs) if not run.is_done]
         for i, run in learning:
             if run.record(

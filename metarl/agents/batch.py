@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metarl.rules.base import Reads
 from metarl.types import Params, Rollout, Transitions, drop_invalid, pytree
@@ -65,7 +66,8 @@ def show(reads: Reads, params: Params, rollouts: Rollout) -> Batch:
         nobody = jnp.ones((num_peers, 0), bool)
         return Batch(rows, own, returns, success, nobody, env_steps, rollouts.score)
     # Log-probabilities of actions that the policy excluded are infinite by right.
-    drawn = jnp.maximum(own.behaviour_logits, jnp.finfo(own.behaviour_logits.dtype).min)
+    least = np.finfo(own.behaviour_logits.dtype).min
+    drawn = jnp.maximum(own.behaviour_logits, least)
     acted = dataclasses.replace(own, behaviour_logits=drawn)
     sound = _all_finite(params) & _all_finite((rollouts.observations, acted, returns))
     seen = rollouts.observations
@@ -153,12 +155,15 @@ def minibatch(
     """
 
     def take(x: jax.Array) -> jax.Array:
-        x = x.reshape(*x.shape[:2], owners, x.shape[2] // owners, *x.shape[3:])
+        agents, steps, columns, *rest = x.shape
+        batch = columns // owners
+        x = x.reshape(agents, steps, owners, batch, *rest)
         if of == "transitions":
             x = jnp.moveaxis(x, 2, 1)  # [K, owners, T, B]
-            x = x.reshape(x.shape[0], 1, owners, -1, *x.shape[4:])
+            steps, batch = 1, steps * batch
+            x = x.reshape(agents, steps, owners, batch, *rest)
         x = jnp.take(x, index, axis=3)
-        return x.reshape(*x.shape[:2], -1, *x.shape[4:])
+        return x.reshape(agents, steps, owners * len(index), *rest)
 
     return jax.tree.map(take, tree)
 

@@ -13,7 +13,7 @@ import tiny
 
 from metarl.agents import group
 from metarl.agents.agent import Agent, AgentState
-from metarl.agents.batch import others
+from metarl.agents.batch import minibatch, others
 from metarl.config import ActorCriticConfig, OptimizerConfig, PolicyGradientConfig
 from metarl.errors import UserError
 from metarl.rules.actor_critic import ActorCritic
@@ -354,6 +354,23 @@ def test_epochs_and_minibatches_are_a_loop(
     # Targets are computed once per batch, and the agent's age counts batches.
     np.testing.assert_array_equal(after.rule_state["updates"], np.ones(peers))
     np.testing.assert_array_equal(after.agent_updates, np.ones(peers))
+
+
+def test_a_minibatch_is_of_the_same_transitions_of_every_owner() -> None:
+    # Entry [k, t, 10 owner + b] is told by its digits.
+    digits = np.arange(2)[:, None, None] * 1000 + np.arange(3)[:, None] * 100
+    x = jnp.asarray(digits + np.concatenate([np.arange(4), 10 + np.arange(4)]))
+    index = jnp.array([5, 2])  # t B + b: the transitions (1, 1) and (0, 2)
+    (found,) = minibatch((x,), index, of="transitions", owners=2)
+    np.testing.assert_array_equal(
+        found, [[[101, 2, 111, 12]], [[1101, 1002, 1111, 1012]]]
+    )
+    (found,) = minibatch((x,), jnp.array([3]), of="trajectories", owners=2)
+    assert found.shape == (2, 3, 2)
+    np.testing.assert_array_equal(found[1, 2], [1203, 1213])
+    # As of peers, where there are none.
+    (found,) = minibatch((jnp.zeros((2, 3, 4, 0)),), index, of="transitions")
+    assert found.shape == (2, 1, 2, 0)
 
 
 @pytest.mark.parametrize(

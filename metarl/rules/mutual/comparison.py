@@ -40,7 +40,7 @@ def compared_returns(
     ``(G - m) / (s + e)`` with ``m = (1 - share) mean_own + share mean_pool``, and s
     likewise: the advantage of GRPO (Shao et al. 2024, section 4.1) for share 0, over
     the returns of a whole group for 1. 0 where all returns that count are the same, as
-    a single one is. Deviations divide by n.
+    a single one is, and for trajectories outside the pool. Deviations divide by n.
 
     Args:
       returns: ``[B]``.
@@ -56,7 +56,8 @@ def compared_returns(
     mean, deviation = (
         (1 - share) * x + share * y for x, y in zip(*moments, strict=True)
     )
-    return jnp.where(pool, (returns - mean) / (deviation + DEVIATION_EPSILON), 0)
+    compared = (returns - mean) / (deviation + DEVIATION_EPSILON)
+    return jnp.where(pool & (deviation > 0), compared, 0)
 
 
 @pytree

@@ -45,8 +45,8 @@ class PeerRolloutPooling(MutualRule):
     its own ratios start at 1). Of the base's loss the entropy bonus is left out.
 
     - Shared experience actor-critic (SEAC; Christianos et al., NeurIPS 2020, Eqs. 3
-      and 5) is the case ``max_weight=null``, ``over_peers=sum``, on `ppo` of one epoch
-      or on `actor_critic`.
+      and 5) is the case ``max_weight=null``, ``over_peers=sum``, on `actor_critic` or
+      one epoch of `ppo` without normalised advantages.
     - ``correction=base``: w = 1 and the base corrects, as `actor_critic` does by
       V-trace (rho at most 1), `ppo` by its clipped ratio, `disco` and `lpg_critic` by
       what their meta-networks see. ``none``: w = 1 and nobody corrects, which is biased

@@ -76,8 +76,8 @@ class SuccessGatedTransfer(MutualRule):
 
     The gate is what makes a step towards a success one uphill: in a tabular softmax it
     is where the success probability J is at most 1 / (1 + number of failing actions),
-    and is not for most successes near J = 1 (tests/rules/mutual). ``gated=false`` is
-    imitation of peers' successes at all times, for comparison.
+    and is not towards many a success where J is high (tests/rules/mutual).
+    ``gated=false`` imitates peers' successes at all times, for comparison.
 
     Success is the trajectory's flag or, with ``success=quantile``, a return above the
     running mean of a quantile of the group's returns, which then is what own ones are

@@ -148,7 +148,10 @@ def test_peers_are_evaluated_anew_at_every_gradient_step():
     targets, _, _ = teach(rule, experience)
     own, peers = rows(experience)
     before = agent_loss(rule, experience, targets, own, peers)
-    assert agent_loss(rule, experience, targets, own, {"logits": peers["logits"] / 2}) != before
+    assert (
+        agent_loss(rule, experience, targets, own, {"logits": peers["logits"] / 2})
+        != before
+    )
     caught_up = {"logits": own["logits"][None]}
     after = agent_loss(rule, experience, targets, own, caught_up)
     np.testing.assert_allclose(after, 0, atol=1e-15)
@@ -175,7 +178,7 @@ def test_probabilities_of_taken_actions_alone_are_refused():
     experience = make_group(rule, 2).of(0)
     targets, _, _ = teach(rule, experience)
     own, peers = ({"log_pi_a": x["logits"][..., 0]} for x in rows(experience))
-    with pytest.raises(UserError, match="deep_mutual_learning: needs .*'logits'"):
+    with pytest.raises(UserError, match=r"deep_mutual_learning: needs .*'logits'"):
         rule.loss(own, peers, targets, experience.transitions)
 
 

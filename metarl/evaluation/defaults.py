@@ -230,9 +230,12 @@ def rule_for(rule: LoadedRule, family: Family) -> LoadedRule:
     A rule's options are its own, but for the built-in PPO: its authors bound the ratio
     more tightly on Atari (Schulman et al. 2017, Tables 3 and 5).
     """
-    if family != "atari" or rule.manifest.config != PPOConfig():
+    config = rule.manifest.config
+    if family != "atari" or base_of(config) != PPOConfig():
         return rule
-    config = PPOConfig(clip=PPO_ATARI_CLIP)
+    tight = PPOConfig(clip=PPO_ATARI_CLIP)
+    is_base = isinstance(config, PPOConfig)
+    config = tight if is_base else config.model_copy(update={"base": tight})
     manifest = rule.manifest.model_copy(update={"config": config})
     return dataclasses.replace(rule, rule=make_rule(config), manifest=manifest)
 

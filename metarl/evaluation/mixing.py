@@ -78,7 +78,8 @@ def require_one_of_a_name(results_dir: Path, cells: Iterable[Cell]) -> None:
 
 
 def _is_of_a_rule(field: str, now: Mapping[str, Any]) -> bool:
-    is_of_game = field == "update_rule.clip" and now.get("update_rule.kind") == "ppo"
+    section, _, option = field.rpartition(".")
+    is_of_game = option == "clip" and now.get(f"{section}.kind") == "ppo"
     return field.startswith(_OF_A_RULE) and not is_of_game
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from metarl.config import (
+    MUTUAL,
     ActorCriticConfig,
     PolicyGradientConfig,
     PPOConfig,
@@ -28,6 +29,7 @@ BUILT_IN: dict[str, RuleConfig] = {
     "ppo": PPOConfig(),
     "q_learning": QLearningConfig(),
     "random": RandomConfig(),
+    **{kind: config() for kind, config in MUTUAL.items()},
 }
 """The hand-written rules that can be loaded by name, with their defaults."""
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 
 from metarl.envs.pool import Episodes
@@ -43,7 +44,9 @@ class TellsScore(PolicyGradient):
         targets, state, metrics = super().targets(
             meta_params, rule_state, experience, key
         )
-        return targets, state, {**metrics, "score": experience.scores[0]}
+        scores = experience.scores
+        score = jnp.full((), jnp.nan) if scores is None else scores[0]
+        return targets, state, {**metrics, "score": score}
 
 
 def test_an_evaluations_rollouts_tell_the_score_before_them():

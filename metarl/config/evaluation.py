@@ -66,7 +66,7 @@ class EvaluationConfig(Model):
     rules: tuple[NamedRuleConfig, ...] = ()
     """Rules that can be named on the command line, beside those that there are."""
     env_steps: EnvSteps | None = None
-    """Of each cell, in total over a group; None: the suite's budget."""
+    """Of each cell, in total over its group; None: the suite's budget."""
     rollout_length: PositiveInt = 29
     replay: ReplayConfig = ReplayConfig()
     environment: EnvironmentConfig = EnvironmentConfig()
@@ -83,3 +83,6 @@ class EvaluationConfig(Model):
     rule and game with its first seed, as cells are trained. Needs PyAV."""
     tracking: TrackingConfig = TrackingConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    group_size: PositiveInt = 1
+    """Agents (peers) of each cell that learn its game together, each with a network,
+    an optimizer, a replay and environments of its own."""

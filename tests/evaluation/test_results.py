@@ -13,17 +13,18 @@ import pytest
 from metarl.atomic_files import write_new_file
 from metarl.envs.pool import Episodes
 from metarl.errors import UserError
-from metarl.evaluation import results, results_tables, training
+from metarl.evaluation import amendments, results, results_tables, training
 from metarl.evaluation.amendments import update_statuses
+from metarl.evaluation.cell_run import CellRun
 from metarl.evaluation.cells import Cell, plan
 from metarl.evaluation.results import CurveRow, Video
-from metarl.evaluation.runner import CellRun
 from metarl.evaluation.summary import summary
 from metarl.rule_files import load_rule
 
 COLUMNS = (
     "rule,game,status,seed,group_size,env_steps,episodes,mean_return,"
-    "human_normalized_score,scored_episodes,frames,protocol,learning_rate,tuned,wall_s"
+    "human_normalized_score,scored_episodes,frames,protocol,learning_rate,tuned,wall_s,"
+    "best_return,worst_return"
 )
 
 
@@ -57,8 +58,8 @@ def test_tables_have_the_columns_that_were_agreed(tmp_path):
     text = (tmp_path / "results.csv").read_text()
     assert text.splitlines() == [
         COLUMNS,
-        "actor_critic,Catch-v0,held_out,1,1,100,3,,,0,100,,0.001,False,",
-        "actor_critic,Catch-v0,held_out,2,1,100,3,0.5,,1,100,,0.001,False,",
+        "actor_critic,Catch-v0,held_out,1,1,100,3,,,0,100,,0.001,False,,,",
+        "actor_critic,Catch-v0,held_out,2,1,100,3,0.5,,1,100,,0.001,False,,0.5,0.5",
     ]
     rows = json.loads((tmp_path / "results.json").read_text())
     assert rows == [dataclasses.asdict(result) for result in merged]
@@ -66,9 +67,9 @@ def test_tables_have_the_columns_that_were_agreed(tmp_path):
     assert list(rows[0]) == COLUMNS.split(",")
     curves = (tmp_path / "curves.csv").read_text().splitlines()
     assert curves[:3] == [
-        "rule,game,seed,env_steps,agent_updates,episodes,mean_return",
-        "actor_critic,Catch-v0,1,50,2,1,",
-        "actor_critic,Catch-v0,1,100,4,2,0.25",
+        "rule,game,seed,env_steps,agent_updates,episodes,mean_return,group_size,peer",
+        "actor_critic,Catch-v0,1,50,2,1,,1,",
+        "actor_critic,Catch-v0,1,100,4,2,0.25,1,",
     ]
     assert len(curves) == 5
 
@@ -121,7 +122,8 @@ def test_settings_say_what_the_protocol_sets(tmp_path):
 
 def test_a_cell_is_read_as_it_was_written(tmp_path):
     videos = (Video("final", "videos/a.mp4", 0.5, 100),)
-    store(tmp_path, cell("Catch-v0", 2), videos=videos)
+    store(tmp_path, cell("Catch-v0", 2))
+    amendments.add_videos(tmp_path, cell("Catch-v0", 2), videos)
     store(tmp_path, cell("Catch-v0", 1))
     first, second = results.read_cells(tmp_path)
     assert (first.result.seed, first.videos) == (1, ())
@@ -335,8 +337,7 @@ def test_who_stores_a_cell_first_stores_it(tmp_path, monkeypatch, has_links):
 
         monkeypatch.setattr(os, "link", refuse)
     one, called = cell(), []
-    videos = (Video("final", "videos/a.mp4", 0.5, 100),)
-    assert store(tmp_path, one, 0.5, videos=videos, before=lambda: called.append(1))
+    assert store(tmp_path, one, 0.5, before=lambda: called.append(1))
     (path,) = (tmp_path / "cells").iterdir()
     stored = path.read_bytes()
     assert not store(tmp_path, one, 0.25, before=lambda: called.append(2))
@@ -440,9 +441,10 @@ def test_summary_tells_of_how_many_seeds_the_mean_is():
     assert row[3:] == ["1 of 3", "2", "0.750", "-"]
 
 
-def episodes(*returns: float) -> Episodes:
+def episodes(*returns: float) -> list[Episodes]:
+    """Return what a single agent finished."""
     values = np.array(returns, np.float64)
-    return Episodes(values, np.full(len(returns), 4))
+    return [Episodes(values, np.full(len(returns), 4))]
 
 
 def test_the_result_is_the_mean_of_the_last_100_episodes():

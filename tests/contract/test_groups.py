@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 from contract.recorded import FILE, agent_of, inputs_of, leaves_of
-from contract.rule_cases import RULES
+from contract.rule_cases import ALL_RULES, RULES
 from contract.single_agent import single_agent_update
 
 from metarl.agents import group
@@ -27,8 +27,8 @@ PEERS = 3
 
 @functools.cache
 def compiled(name: str) -> Callable:
-    """Return the update of groups of a rule of `RULES`, compiled once for all tests."""
-    agent = agent_of(RULES[name])
+    """Return the update of groups of a rule, compiled once for all tests."""
+    agent = agent_of(ALL_RULES[name])
     return jax.jit(
         lambda *inputs: group.update(agent, *inputs), compiler_options=tiny.QUICK
     )
@@ -37,7 +37,7 @@ def compiled(name: str) -> Callable:
 @functools.cache
 def three(name: str) -> tuple[tuple, tuple[AgentState, group.UpdateRecord]]:
     """Return the inputs of a group of three, and what its update gives."""
-    inputs = inputs_of(name, RULES[name], peers=PEERS)
+    inputs = inputs_of(name, ALL_RULES[name], peers=PEERS)
     return inputs, compiled(name)(*inputs)
 
 
@@ -107,14 +107,14 @@ def test_what_stands_in_peers_data_reaches_no_single_agent(name):
     assert not any(np.isfinite(x[1:]).any() for x in params)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", ALL_RULES)
 def test_the_order_of_peers_does_not_matter(name):
     (meta_params, states, rollouts, key), (after, record) = three(name)
     order = jnp.array([2, 0, 1])
     swapped = at((states, rollouts), order)
     found = results(*compiled(name)(meta_params, *swapped, key))
     expected = results(after, record)
-    reads = RULES[name].spec(tiny.NUM_ACTIONS).reads
+    reads = ALL_RULES[name].spec(tiny.NUM_ACTIONS).reads
     if reads == "pool":  # whose columns change their places too
         found, expected = (
             {k: x for k, x in tree.items() if not k.startswith("['targets']")}

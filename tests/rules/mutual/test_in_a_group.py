@@ -16,6 +16,7 @@ from metarl.config import MUTUAL, PPOConfig
 from metarl.config.mutual import bases
 from metarl.rules import make_rule
 from metarl.rules.base import Metrics, UpdateRule
+from metarl.types import Rollout
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -33,12 +34,11 @@ def update(rule: UpdateRule, peers: int) -> tuple[AgentState, Metrics]:
     states = jax.vmap(lambda k: agent.init(k, zeros))(keys)
 
     @functools.partial(jax.jit, compiler_options=tiny.QUICK)
-    def run(states: AgentState) -> tuple[AgentState, Metrics]:
-        rollouts = tiny.rollouts(0, peers)
+    def run(states: AgentState, rollouts: Rollout) -> tuple[AgentState, Metrics]:
         after, record = group.update(agent, {}, states, rollouts, jax.random.key(1))
         return after, record.metrics
 
-    return run(states)
+    return run(states, tiny.rollouts(0, peers))
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from metarl.config import (
     DiscoConfig,
     LPGConfig,
     LPGCriticConfig,
+    MutualQConfig,
     PeerRolloutPoolingConfig,
     PolicyGradientConfig,
     PPOConfig,
@@ -82,6 +83,7 @@ ALL_RULES: dict[str, UpdateRule] = RULES | {
         PeerRolloutPoolingConfig(base=_BASE),
         AdvantageSharingConfig(base=_BASE),
         SuccessGatedTransferConfig(base=_BASE, success="quantile"),
+        MutualQConfig(),
     )
 }
 """And mutual ones, here of an agent alone; `test_mutual.py` gives them peers."""
@@ -99,6 +101,7 @@ OPEN_HEADS: dict[str, set[str]] = {
     "peer_rollout_pooling": set(),
     "advantage_sharing": set(),
     "success_gated_transfer": set(),
+    "mutual_q": set(),
 }
 """Heads, own and of the target network, that targets are differentiable in. The
 gradient stops at all others: they describe the agent, and are not paths by which the

@@ -17,7 +17,9 @@ from metarl.config import (
     AdvantageSharingConfig,
     DeepMutualLearningConfig,
     Model,
+    MutualQConfig,
     PeerRolloutPoolingConfig,
+    PolicyAgreementConfig,
     SuccessGatedTransferConfig,
 )
 from metarl.config.mutual import bases
@@ -35,6 +37,7 @@ CASES: dict[str, Model] = {
     "success_gated_transfer": SuccessGatedTransferConfig(
         base=BASE, gated=False, success="quantile", max_successes=100
     ),
+    "mutual_q": MutualQConfig(),
 }
 """Every mutual rule with options under which peers matter to the batches here."""
 
@@ -77,6 +80,13 @@ OPTIONS: dict[str, dict[str, object]] = {
         "success": "flag",
         "quantile": 0.1,
         "threshold_decay": 0.5,
+    },
+    "mutual_q": {
+        "coefficient": 0.5,
+        "weighting": "rank",
+        "active_fraction": 0.05,
+        "agreement": PolicyAgreementConfig(),
+        "share_transitions": True,
     },
 }
 """Another value of every option of every mutual rule, but for its base."""
@@ -150,13 +160,13 @@ def assert_is_base(name: str, config: Model, experience: Experience) -> None:
 
 @each_rule
 def test_an_agent_alone_is_one_of_the_base_rule(name):
-    assert_is_base(name, CASES[name], make_group(make_rule(BASE), 1).of(0))
+    assert_is_base(name, CASES[name], make_group(make_rule(CASES[name].base), 1).of(0))
 
 
 @each_rule
 def test_without_its_coefficient_it_is_the_base_whatever_peers_do(name):
     config = CASES[name].model_copy(update={"coefficient": 0.0})
-    group, other = (make_group(make_rule(BASE), 3, seed) for seed in (0, 1))
+    group, other = (make_group(make_rule(CASES[name].base), 3, seed) for seed in (0, 1))
     assert_is_base(name, config, group.of(1))
     mixed = garbage_of_peers(group, other, 1)
     assert_is_base(name, config, mixed)
@@ -195,15 +205,16 @@ def garbage_of_peers(group: Group, other: Group, k: int) -> Experience:
 
 @each_rule
 def test_peers_matter_where_the_coefficient_is_not_zero(name):
-    group, other = (make_group(make_rule(BASE), 3, seed) for seed in (0, 1))
+    group, other = (make_group(make_rule(CASES[name].base), 3, seed) for seed in (0, 1))
     run = compiled(CASES[name])
     before, after = run(group.of(1)), run(garbage_of_peers(group, other, 1))
-    assert np.any(before["gradient"]["logits"] != after["gradient"]["logits"])
+    (head, *_) = make_rule(CASES[name]).spec(3).heads
+    assert np.any(before["gradient"][head.name] != after["gradient"][head.name])
 
 
 @each_rule
 def test_absent_peers_are_none_whatever_they_left(name):
-    group = make_group(make_rule(BASE), 3)
+    group = make_group(make_rule(CASES[name].base), 3)
     absent = dataclasses.replace(group, present=jnp.array([False, True, False]))
     poisoned = jax.tree.map(
         lambda x: x.at[jnp.array([0, 2])].set(jnp.nan), absent.outputs
@@ -215,11 +226,11 @@ def test_absent_peers_are_none_whatever_they_left(name):
 @each_rule
 def test_one_absent_peer_leaves_the_group_of_the_others(name):
     """An absent third agent changes nothing for a pair, whatever its outputs were."""
-    whole = make_group(make_rule(BASE), 3)
+    whole = make_group(make_rule(CASES[name].base), 3)
     width = whole.experience.transitions.valid.shape[1] // 3
     trio = dataclasses.replace(whole, present=jnp.array([True, True, False])).of(0)
-    nan = jnp.full_like(trio.peers.outputs["logits"][1], jnp.nan)
-    outputs = {"logits": trio.peers.outputs["logits"].at[1].set(nan)}
+    (head, *_) = make_rule(CASES[name]).spec(3).heads
+    outputs = {head.name: trio.peers.outputs[head.name].at[1].set(jnp.nan)}
     peers = dataclasses.replace(trio.peers, outputs={**trio.peers.outputs, **outputs})
     trio = dataclasses.replace(trio, peers=peers)
     pair = Group(
@@ -228,7 +239,9 @@ def test_one_absent_peer_leaves_the_group_of_the_others(name):
             dataclasses.replace(whole.experience, clock=(), peers=()),
         ),
         outputs=jax.tree.map(lambda x: x[:2, :, : 2 * width], whole.outputs),
-        target_outputs={},
+        target_outputs=jax.tree.map(
+            lambda x: x[:2, :, : 2 * width], whole.target_outputs
+        ),
         present=jnp.ones(2, bool),
     )
     cut = dataclasses.replace(
@@ -251,7 +264,7 @@ def test_one_absent_peer_leaves_the_group_of_the_others(name):
 
 @each_rule
 def test_the_order_of_peers_does_not_matter(name):
-    group = make_group(make_rule(BASE), 3)
+    group = make_group(make_rule(CASES[name].base), 3)
     width = group.experience.transitions.valid.shape[1] // 3
     order = np.array([0, 2, 1])
     columns = (order[:, None] * width + np.arange(width)).ravel()
@@ -279,7 +292,7 @@ def test_the_order_of_peers_does_not_matter(name):
 
 @each_rule
 def test_transitions_that_do_not_exist_change_nothing(name):
-    group = make_group(make_rule(BASE), 3)
+    group = make_group(make_rule(CASES[name].base), 3)
     experience = group.of(1)
     t = experience.transitions
     garbage = dataclasses.replace(
@@ -300,7 +313,8 @@ def test_transitions_that_do_not_exist_change_nothing(name):
 def test_every_option_changes_something(name):
     config = CASES[name]
     assert set(OPTIONS[name]) == set(type(config).model_fields) - {"kind", "base"}
-    experience = make_group(make_rule(BASE), 3, T=6).of(1)
+    experience = make_group(make_rule(CASES[name].base), 3, T=6).of(1)
+    experience = dataclasses.replace(experience, scores=jnp.array([1.0, 2.0, 5.0]))
     known: dict[Model, list[jax.Array]] = {}
     for option, value in OPTIONS[name].items():
         beside = config.model_copy(update=ALONGSIDE.get((name, option), {}))

@@ -104,6 +104,8 @@ class _Mistake:
         """Return the models that the mapping at ``path`` may have."""
         if not path:
             return [self.model]
+        if isinstance(path[-1], int):
+            return self._candidates(path[:-1])  # an item has its list's
         parent = self._model_at(path[:-1])
         field = parent.model_fields.get(str(path[-1])) if parent else None
         return _models_in(field.annotation) if field else []

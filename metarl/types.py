@@ -61,6 +61,9 @@ class Rollout:
     returns: jax.Array  # f32[B] raw rewards of the trajectory, summed
     success: jax.Array  # bool[B] whether that sum is positive
     env_steps: jax.Array  # i32[] environment steps taken since the rollout before
+    # f32[] mean raw return of the newest episodes that the agent has finished, nan
+    # before the first; in a pooled rollout one per agent, [K]. None: nobody keeps it.
+    score: jax.Array | None = None
 
 
 @pytree
@@ -76,13 +79,14 @@ class Clock:
 class Peers:
     """What the other agents of the group predict about the same observations.
 
-    The leading axis P = K_max - 1 has length 0 for a group of one; reductions are
-    masked sums over ``max(1, present.sum())``.
+    The leading axis P = K - 1 has length 0 for a group of one, and where a rule reads
+    its own trajectories alone; reductions are masked sums over
+    ``max(1, present.sum())``. An absent peer's outputs are the agent's own.
     """
 
     outputs: Outputs  # each [P, T+1, B, ...] ([P, T, B, ...] in a loss)
     present: jax.Array  # bool[P]
-    returns: jax.Array  # f32[B] raw returns of the pooled trajectories
+    returns: jax.Array  # f32[B] raw returns of the trajectories that are shown
     success: jax.Array  # bool[B]
 
 
@@ -95,6 +99,9 @@ class Experience:
     target_outputs: Outputs  # own target network; empty where the rule has none
     peers: Peers
     clock: Clock
+    # f32[1 + P] mean raw returns of the newest episodes, the agent's own before its
+    # peers', nan before their first; None where nobody keeps them.
+    scores: jax.Array | None = None
 
 
 class Network(NamedTuple):

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metarl.envs.suites import SUITES
-from metarl.evaluation import results
+from metarl.evaluation import amendments, results
 from metarl.evaluation.cells import Cell, plan
-from metarl.evaluation.results import CurveRow, Video
+from metarl.evaluation.results import CurveRow, PeerRecord, Video
 from metarl.rule_files import load_rule
 
 ABOUT = {
@@ -58,6 +58,7 @@ def store(
     videos: Sequence[Video] = (),
     about: dict[str, object] | None = None,
     frames: int | None = None,
+    peers: Sequence[PeerRecord] = (),
 ) -> None:
     """Write a cell that ends at ``final``; its curve climbs there from a tenth."""
     if curve is None:
@@ -76,7 +77,9 @@ def store(
     result = dataclasses.replace(result, wall_s=36.0)
     if frames is not None:
         result = dataclasses.replace(result, frames=frames)
-    results.write_cell(folder, cell, result, rows, about or ABOUT, videos=videos)
+    results.write_cell(folder, cell, result, rows, about or ABOUT, peers=peers)
+    if videos:
+        amendments.add_videos(folder, cell, videos)
 
 
 def spoil(folder: Path, cell: Cell, bad: float) -> None:

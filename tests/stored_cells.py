@@ -15,7 +15,8 @@ from metarl.rule_files import load_rule
 
 COLUMNS = (
     "rule,game,status,seed,group_size,env_steps,episodes,mean_return,"
-    "human_normalized_score,scored_episodes,frames,protocol,learning_rate,tuned,wall_s"
+    "human_normalized_score,scored_episodes,frames,protocol,learning_rate,tuned,wall_s,"
+    "best_return,worst_return"
 )
 
 
@@ -42,6 +43,7 @@ def rows_of(path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def episodes(*returns: float) -> Episodes:
+def episodes(*returns: float) -> list[Episodes]:
+    """Return what a single agent finished."""
     values = np.array(returns, np.float64)
-    return Episodes(values, np.full(len(returns), 4))
+    return [Episodes(values, np.full(len(returns), 4))]

@@ -22,6 +22,7 @@ from metarl.numerics import kl_divergence, take_action
 from metarl.rules.base import (
     Head,
     Metrics,
+    Reads,
     RuleSpec,
     TargetNetwork,
     Targets,
@@ -62,7 +63,7 @@ class Scaled(UpdateRule):
     """REINFORCE on ``gain * reward + bias``, both of them meta-parameters.
 
     Its state counts updates and sums rewards; ``peer_cost`` pulls the policy towards
-    the peers' mean policy.
+    the peers' mean policy, and so needs theirs.
     """
 
     epochs: int = 1
@@ -70,6 +71,7 @@ class Scaled(UpdateRule):
     minibatch_of: str = "trajectories"
     target_network: TargetNetwork = NO_TARGET
     peer_cost: float = 0.0
+    reads: Reads | None = None
 
     def spec(self, num_actions: int) -> RuleSpec:
         return RuleSpec(
@@ -78,6 +80,7 @@ class Scaled(UpdateRule):
             minibatches=self.minibatches,
             minibatch_of=self.minibatch_of,
             target_network=self.target_network,
+            reads=self.reads or ("peers" if self.peer_cost else "own"),
         )
 
     def init_params(self, key: jax.Array) -> Params:
@@ -252,6 +255,21 @@ def rollouts(seed: int, *lead: int, **sizes: int) -> Rollout:
     # In NumPy, which compiles nothing.
     return jax.tree.map(
         lambda *x: jnp.asarray(np.stack(x).reshape(*lead, *x[0].shape)), *flat
+    )
+
+
+def pooled(rollouts: Rollout) -> Rollout:
+    """Return peers' rollouts ``[K, T, B]`` as one, ``[T, K B]``, peer by peer."""
+
+    def join(x: jax.Array) -> np.ndarray:
+        return np.concatenate(list(np.asarray(x)), axis=1)
+
+    return Rollout(
+        observations=join(rollouts.observations),
+        transitions=jax.tree.map(join, rollouts.transitions),
+        returns=np.concatenate(list(np.asarray(rollouts.returns))),
+        success=np.concatenate(list(np.asarray(rollouts.success))),
+        env_steps=np.sum(rollouts.env_steps),
     )
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from metarl.agents.peer_gradients import moves_peers
 from metarl.config import OptimizerConfig
 from metarl.numerics import (
     AdamState,
@@ -63,6 +64,12 @@ class Agent:
     def spec(self) -> RuleSpec:
         """What the rule needs of the agent."""
         return self.rule.spec(self.num_actions)
+
+    @property
+    def moves_peers(self) -> bool:
+        """Whether its loss has a gradient for the peers whose outputs it reads."""
+        reads_them = self.spec.reads != "own"
+        return reads_them and moves_peers(self.rule, self.num_actions)
 
     def init(self, key: jax.Array, observations: jax.Array) -> AgentState:
         """Return a new agent.

@@ -1,12 +1,13 @@
 """Agents of one game that learn together: the update of a group of K peers.
 
-Every peer evaluates the pooled batch of the group; the other agents' outputs are a
-gather along the agent axis. A single agent is a group of one, by the same code.
+Every peer is evaluated on what `RuleSpec.reads` asks for, and on nothing else. A single
+agent is a group of one, by the same code.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,16 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from metarl.agents.agent import Agent, AgentState
-from metarl.agents.lesson import (
-    Lesson,
-    evaluate,
-    evaluate_rows,
-    evaluate_target,
-    group_loss,
-    loss_gradient,
-    step,
-    teach,
-)
+from metarl.agents.batch import Batch, Rows, minibatch, show
+from metarl.agents.lesson import Lesson, loss_gradient, step, teach
+from metarl.agents.outputs import Seen, evaluate, evaluate_target
 from metarl.errors import UserError
 from metarl.rules.base import Metrics, RuleSpec, Targets
 from metarl.types import Experience, Outputs, Params, Rollout, pytree
@@ -40,25 +34,6 @@ class UpdateRecord:
     targets: Targets
     grads: Params  # of the loss; empty after several gradient steps
     metrics: Metrics
-
-
-def pool(rollouts: Rollout) -> Rollout:
-    """Join the peers' rollouts ``[K, T, B, ...]`` to one batch ``[T, K B, ...]``.
-
-    Trajectory ``k B + b`` is the b-th of peer k.
-    """
-
-    def join(x: jax.Array) -> jax.Array:
-        x = jnp.moveaxis(x, 0, 1)
-        return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
-
-    return Rollout(
-        observations=join(rollouts.observations),
-        transitions=jax.tree.map(join, rollouts.transitions),
-        returns=rollouts.returns.reshape(-1),
-        success=rollouts.success.reshape(-1),
-        env_steps=jnp.sum(rollouts.env_steps, dtype=rollouts.env_steps.dtype),
-    )
 
 
 def update(
@@ -81,23 +56,23 @@ def update(
     Returns:
       The agents after the update, and what it computed.
     """
-    batch = pool(rollouts)
+    batch = show(agent.spec.reads, states.params, rollouts)
     if takes_one_step(agent.spec):
 
         def study(
-            outputs: Outputs, target_outputs: Outputs, read: Outputs
-        ) -> tuple[Outputs, Lesson, Metrics, None]:
+            outputs: Seen, target_outputs: Outputs, read: Seen
+        ) -> tuple[Seen, Lesson, Metrics, None]:
             both = (outputs, target_outputs)
             lesson = teach(agent, meta_params, states, both, batch, key)
-            gradient, metrics = loss_gradient(agent, read, lesson)
+            gradient, metrics = loss_gradient(agent, read, *lesson.judged)
             return gradient, lesson, metrics, None
 
         after, record, _ = take_one_step(agent, states, batch, study)
         return after, record
-    outputs, _ = evaluate(agent, states.params, batch)
-    target_outputs = evaluate_target(agent, states.target_params, batch)
+    outputs, _ = evaluate(agent, states.params, batch.rows)
+    target_outputs = evaluate_target(agent, states.target_params, batch.rows)
     lesson = teach(agent, meta_params, states, (outputs, target_outputs), batch, key)
-    stepped, metrics = _minibatch_steps(agent, states, batch.observations, lesson, key)
+    stepped, metrics = _minibatch_steps(agent, states, batch.rows, lesson, key)
     metrics = {**lesson.metrics, **metrics}
     record = UpdateRecord(lesson.experience, lesson.targets, {}, metrics)
     return _grown(agent, states, stepped, lesson, batch), record
@@ -106,17 +81,15 @@ def update(
 def take_one_step(
     agent: Agent,
     states: AgentState,
-    batch: Rollout,
-    study: Callable[
-        [Outputs, Outputs, Outputs], tuple[Outputs, Lesson, Metrics, Notes]
-    ],
+    batch: Batch,
+    study: Callable[[Seen, Outputs, Seen], tuple[Seen, Lesson, Metrics, Notes]],
 ) -> tuple[AgentState, UpdateRecord, Notes]:
     """Update a group by one gradient step on the whole batch.
 
     Args:
       agent: what the agents have in common.
       states: of the agents, leading axis K.
-      batch: pooled.
+      batch: that they are shown.
       study: of outputs, target outputs and what the loss reads: the loss's gradient
         for the latter, the lesson, the loss's metrics, and any notes of its own.
 
@@ -124,14 +97,14 @@ def take_one_step(
       The agents after the update, what it computed, and the notes.
     """
 
-    def forward(params: Params) -> tuple[Outputs, Outputs]:
-        outputs, read = evaluate(agent, params, batch)
+    def forward(params: Params) -> tuple[Seen, Seen]:
+        outputs, read = evaluate(agent, params, batch.rows, constant=states.params)
         return read, outputs
 
     # One forward pass of the online networks: the targets read these outputs, and
     # the loss is differentiated with respect to what it reads of them.
     read, backward, outputs = jax.vjp(forward, states.params, has_aux=True)
-    target_outputs = evaluate_target(agent, states.target_params, batch)
+    target_outputs = evaluate_target(agent, states.target_params, batch.rows)
     gradient, lesson, loss_metrics, notes = study(outputs, target_outputs, read)
     (grads,) = backward(gradient)
     params, optimizer, step_metrics = step(agent, states, grads)
@@ -146,12 +119,17 @@ def takes_one_step(spec: RuleSpec) -> bool:
     return spec.epochs * spec.minibatches == 1
 
 
+def num_owners(spec: RuleSpec, num_agents: int) -> int:
+    """Return how many agents' trajectories the columns are that an agent is shown."""
+    return num_agents if spec.reads == "pool" else 1
+
+
 def _grown(
     agent: Agent,
     before: AgentState,
     stepped: AgentState,
     lesson: Lesson,
-    batch: Rollout,
+    batch: Batch,
 ) -> AgentState:
     """Return the agents after an update, of those that took its gradient steps."""
     return dataclasses.replace(
@@ -164,56 +142,45 @@ def _grown(
 
 
 def _minibatch_steps(
-    agent: Agent,
-    states: AgentState,
-    observations: jax.Array,
-    lesson: Lesson,
-    key: jax.Array,
+    agent: Agent, states: AgentState, rows: Rows, lesson: Lesson, key: jax.Array
 ) -> tuple[AgentState, Metrics]:
-    """Take `epochs * minibatches` steps on fresh outputs; metrics are means."""
-    spec = agent.spec
-    # The T + 1st observation has no transition; behind it, every array is [T, B].
-    columns = (observations[:-1], lesson.targets, lesson.experience.transitions)
-    axes = (1, 2, 2)
-    if spec.minibatch_of == "transitions":
-        columns = tuple(
-            jax.tree.map(lambda x, a=axis: _flatten_time(x, a), column)
-            for column, axis in zip(columns, axes, strict=True)
-        )
-    size, remainder = divmod(columns[0].shape[1], spec.minibatches)
+    """Take `epochs * minibatches` steps on fresh outputs; metrics are means.
+
+    Each minibatch is of the same trajectories, or transitions, of every peer, so that
+    what an agent learns from its own does not depend on its peers.
+    """
+    spec, (num_agents, steps, batch) = agent.spec, rows.actions.shape
+    # The T + 1st observation has no transition.
+    rows = jax.tree.map(lambda x: x[:, :steps], rows)
+    targets, transitions, present = lesson.judged
+    owners = num_owners(spec, num_agents)
+    count = batch * (steps if spec.minibatch_of == "transitions" else 1)
+    size, remainder = divmod(count, spec.minibatches)
     if remainder:
         raise UserError(
             f"minibatches={spec.minibatches} must divide the batch's "
-            f"{columns[0].shape[1]} {spec.minibatch_of}; change rollout_length or "
+            f"{count} {spec.minibatch_of}; change rollout_length or "
             "environment.num_envs"
         )
 
     def one(states: AgentState, index: jax.Array) -> tuple[AgentState, Metrics]:
-        obs, target, transitions = (
-            jax.tree.map(lambda x, a=axis: jnp.take(x, index, axis=a), column)
-            for column, axis in zip(columns, axes, strict=True)
-        )
+        part = functools.partial(minibatch, index=index, of=spec.minibatch_of)
+        some, taught = part(rows), part((targets, transitions), owners=owners)
 
-        def loss(params: Params) -> tuple[jax.Array, Metrics]:
-            # The actions are the same for every agent.
-            _, read = evaluate_rows(agent, params, obs, transitions.actions[0])
-            return group_loss(agent, read, target, transitions)
+        def forward(params: Params) -> Seen:
+            return evaluate(agent, params, some, constant=states.params)[1]
 
-        grads, loss_metrics = jax.grad(loss, has_aux=True)(states.params)
+        read, backward = jax.vjp(forward, states.params)
+        gradient, loss_metrics = loss_gradient(agent, read, *taught, present)
+        (grads,) = backward(gradient)
         params, optimizer, step_metrics = step(agent, states, grads)
         states = dataclasses.replace(states, params=params, optimizer=optimizer)
         return states, {**loss_metrics, **step_metrics}
 
     _, minibatch_key = jax.random.split(key)
     keys = jax.random.split(minibatch_key, spec.epochs)
-    orders = jax.vmap(lambda k: jax.random.permutation(k, columns[0].shape[1]))(keys)
+    orders = jax.vmap(lambda k: jax.random.permutation(k, count))(keys)
     states, metrics = jax.lax.scan(
         one, states, orders.reshape(spec.epochs * spec.minibatches, size)
     )
     return states, jax.tree.map(lambda x: jnp.mean(x, axis=0), metrics)
-
-
-def _flatten_time(x: jax.Array, batch_axis: int) -> jax.Array:
-    """Return ``[..., T, B, ...]`` as ``[..., 1, T B, ...]``."""
-    lead, rest = x.shape[: batch_axis - 1], x.shape[batch_axis + 1 :]
-    return x.reshape(*lead, 1, -1, *rest)

@@ -1,32 +1,28 @@
 """The parts of a group's update: outputs, the rule's lesson, the loss's gradient.
 
 `group.py` joins them to an update; the meta-gradient takes them one by one. All arrays
-of several agents have a leading axis K.
+of several agents have a leading axis K; columns C are those of `batch.py`.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from metarl.agents.agent import Agent, AgentState
+from metarl.agents.batch import Batch, others
+from metarl.agents.outputs import Seen, fill, finite_rows, like, peers_of
 from metarl.numerics import AdamState, masked_mean, take_action
 from metarl.rules.base import Metrics, RuleState, Targets
-from metarl.types import (
-    Experience,
-    Outputs,
-    Params,
-    Peers,
-    Rollout,
-    Transitions,
-    drop_invalid,
-    pytree,
-)
+from metarl.types import Experience, Outputs, Params, Peers, Transitions, pytree
 
 NORMALIZER_EPSILON = 1e-8
 """Added to the number of learning transitions, as in DiscoRL's released code."""
+
+PRESENT = "peers_present"
+"""Name of the metric that counts the peers that an agent learned beside."""
 
 
 @pytree
@@ -38,24 +34,11 @@ class Lesson:
     rule_state: RuleState
     metrics: Metrics
 
-
-@jax.named_scope("network")
-def evaluate(agent: Agent, params: Params, batch: Rollout) -> tuple[Outputs, Outputs]:
-    """Return all agents' outputs on a pooled batch, and what the loss reads of them.
-
-    ``[K, T+1, B, ...]`` and ``[K, T, B, ...]``; see `Agent.evaluate`.
-    """
-    # Whatever action a transition has that does not exist: one that there is.
-    actions = drop_invalid(batch.transitions).actions
-    return evaluate_rows(agent, params, batch.observations, actions)
-
-
-@jax.named_scope("target_network")
-def evaluate_target(agent: Agent, params: Params, batch: Rollout) -> Outputs:
-    """Return the target networks' outputs ``[K, T+1, B, ...]``; {} without one."""
-    if agent.spec.target_network.kind == "none":
-        return {}
-    return _outputs(agent, params, batch.observations)
+    @property
+    def judged(self) -> tuple[Targets, Transitions, jax.Array]:
+        """What a loss is given beside outputs: the last is who is present."""
+        experience = self.experience
+        return self.targets, experience.transitions, experience.peers.present
 
 
 @jax.named_scope("rule")
@@ -63,8 +46,8 @@ def teach(
     agent: Agent,
     meta_params: Params,
     states: AgentState,
-    outputs: tuple[Outputs, Outputs],
-    batch: Rollout,
+    outputs: tuple[Seen, Outputs],
+    batch: Batch,
     key: jax.Array,
 ) -> Lesson:
     """Return the targets of a batch for every agent.
@@ -73,9 +56,9 @@ def teach(
       agent: what the agents have in common.
       meta_params: the rule's parameters; differentiable.
       states: of the agents, for their rule states and ages alone.
-      outputs: of the online and of the target networks, ``[K, T+1, B, ...]``;
+      outputs: of the online and of the target networks, ``[K, T+1, C, ...]``;
         differentiable.
-      batch: pooled.
+      batch: that they are shown.
       key: of the update.
     """
     experience = _experience(agent, states, batch, *outputs)
@@ -84,26 +67,47 @@ def teach(
     targets, rule_state, metrics = jax.vmap(
         agent.rule.targets, in_axes=(None, 0, 0, 0)
     )(meta_params, states.rule_state, experience, keys)
+    if agent.spec.reads != "own":
+        present = experience.peers.present.astype(jnp.result_type(float))
+        metrics = {**metrics, PRESENT: jnp.sum(present, axis=1)}
     return Lesson(experience, targets, rule_state, metrics)
 
 
 @jax.named_scope("loss")
 def loss_gradient(
-    agent: Agent, read: Outputs, lesson: Lesson
-) -> tuple[Outputs, Metrics]:
+    agent: Agent,
+    read: Seen,
+    targets: Targets,
+    transitions: Transitions,
+    present: jax.Array,
+) -> tuple[Seen, Metrics]:
     """Return the gradient of the group's loss for what it reads, and metrics ``[K]``.
+
+    The agents' losses are summed and differentiated jointly. Where one has a gradient
+    for a peer's outputs that is not finite, the peer gets none of it.
 
     Args:
       agent: what the agents have in common.
-      read: second result of `evaluate`.
-      lesson: of the same batch; differentiable.
+      read: second result of `outputs.evaluate`.
+      targets: ``[K, T, C, ...]``; differentiable.
+      transitions: ``[K, T, C]``.
+      present: bool[K, K-1] the peers that each agent was told of.
     """
-    return jax.grad(
-        lambda read: group_loss(
-            agent, read, lesson.targets, lesson.experience.transitions
-        ),
-        has_aux=True,
-    )(read)
+    peers, back = jax.vjp(functools.partial(peers_of, agent), read)
+
+    def loss(own: Outputs, peers: Outputs) -> tuple[jax.Array, Metrics]:
+        filled, _ = fill(peers, own, present)
+        return _group_loss(agent, own, filled, targets, transitions)
+
+    if not agent.moves_peers:
+        gradient, metrics = jax.grad(loss, has_aux=True)(read.own, peers)
+        return Seen(gradient, jax.tree.map(jnp.zeros_like, read.across)), metrics
+    (gradient, of_peers), metrics = jax.grad(loss, argnums=(0, 1), has_aux=True)(
+        read.own, peers
+    )
+    sound = finite_rows(of_peers)
+    (through,) = back({k: jnp.where(like(sound, x), x, 0) for k, x in of_peers.items()})
+    return Seen(jax.tree.map(jnp.add, gradient, through.own), through.across), metrics
 
 
 @jax.named_scope("optimizer")
@@ -114,92 +118,54 @@ def step(
     return jax.vmap(agent.gradient_step)(states, grads)
 
 
-def others(num_peers: int) -> jax.Array:
-    """Return the indices of each agent's K - 1 peers: ``i32[K, K-1]``."""
-    index = jnp.arange(num_peers)[:, None] + 1 + jnp.arange(num_peers - 1)[None]
-    return (index % num_peers).astype(jnp.int32)
-
-
-def _outputs(agent: Agent, params: Params, observations: jax.Array) -> Outputs:
-    """Return all agents' outputs ``[K, T, B, ...]`` on observations ``[T, B, ...]``."""
-    lead = observations.shape[:2]
-    # The network is feed-forward, so time is more batch to it.
-    flat = observations.reshape(-1, *observations.shape[2:])
-    outputs = jax.vmap(agent.network.apply, in_axes=(0, None))(params, flat)
-    return _unflatten(outputs, lead)
-
-
-def evaluate_rows(
-    agent: Agent, params: Params, observations: jax.Array, actions: jax.Array
-) -> tuple[Outputs, Outputs]:
-    """Return `_outputs`, and what the loss reads on the first rows, of ``actions``."""
-    flat = observations.reshape(-1, *observations.shape[2:])
-    outputs, read = jax.vmap(agent.evaluate, in_axes=(0, None, None))(
-        params, flat, actions.reshape(-1)
-    )
-    lead = observations.shape[:2]
-    return _unflatten(outputs, lead), _unflatten(read, actions.shape)
-
-
-def _unflatten(outputs: Outputs, lead: tuple[int, ...]) -> Outputs:
-    return {k: x.reshape(x.shape[0], *lead, *x.shape[2:]) for k, x in outputs.items()}
-
-
 def _experience(
     agent: Agent,
     states: AgentState,
-    batch: Rollout,
-    outputs: Outputs,
+    batch: Batch,
+    outputs: Seen,
     target_outputs: Outputs,
 ) -> Experience:
-    """Return what each of the K agents is told about the pooled batch."""
-    num_peers = states.env_steps.shape[0]
-    owner = jnp.arange(batch.returns.shape[0]) // (batch.returns.shape[0] // num_peers)
-
-    def transitions_of(index: jax.Array) -> Transitions:
-        own = jnp.broadcast_to(owner == index, batch.transitions.valid.shape)
-        return drop_invalid(dataclasses.replace(batch.transitions, own=own))
-
-    index = others(num_peers)
-
-    def repeat(x: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(x, (num_peers, *x.shape))
-
+    """Return what each of the K agents is told about the batch."""
+    peers, present = fill(peers_of(agent, outputs), outputs.own, batch.present)
     return Experience(
-        transitions=jax.vmap(transitions_of)(jnp.arange(num_peers)),
-        outputs=outputs,
+        transitions=batch.transitions,
+        outputs=outputs.own,
         target_outputs=target_outputs,
         peers=Peers(
-            outputs=_gather(outputs, index),
-            present=jnp.ones(index.shape, bool),
-            returns=repeat(batch.returns),
-            success=repeat(batch.success),
+            outputs=peers,
+            present=present,
+            returns=batch.returns,
+            success=batch.success,
         ),
         clock=jax.vmap(agent.clock)(states),
+        scores=_scores(batch.score, present),
     )
 
 
-def _gather(outputs: Outputs, index: jax.Array) -> Outputs:
-    """Return the peers' outputs ``[K, K-1, T, B, ...]``."""
-    return {name: x[index] for name, x in outputs.items()}
+def _scores(scores: jax.Array | None, present: jax.Array) -> jax.Array | None:
+    """Return each agent's score before its peers', ``[K, 1 + P]``; nan of absent ones.
+
+    Args:
+      scores: ``[K]``; None: nobody keeps them.
+      present: bool[K, P].
+    """
+    if scores is None:
+        return None
+    peers = scores[others(len(scores))[:, : present.shape[1]]]
+    return jnp.concatenate([scores[:, None], jnp.where(present, peers, jnp.nan)], 1)
 
 
-def group_loss(
-    agent: Agent, outputs: Outputs, targets: Targets, transitions: Transitions
+def _group_loss(
+    agent: Agent,
+    own: Outputs,
+    peers: Outputs,
+    targets: Targets,
+    transitions: Transitions,
 ) -> tuple[jax.Array, Metrics]:
-    """Return the sum of the K agents' losses, differentiated jointly.
+    """Return the sum of the K agents' losses, and metrics ``[K]``.
 
     Each is normalised by its agent's own learning transitions, so that adding peers
     never dilutes the agent's own signal.
-
-    Args:
-      agent: what the agents have in common.
-      outputs: what a loss reads, fresh, ``[K, T, B, ...]``.
-      targets: ``[K, T, B, ...]``.
-      transitions: ``[K, T, B]``.
-
-    Returns:
-      A scalar, and metrics ``[K]``.
     """
 
     def loss_of(
@@ -212,8 +178,7 @@ def group_loss(
         metrics = {k: masked_mean(v, transitions.own) for k, v in parts.items()}
         return total, {**metrics, **_policy_metrics(own, transitions), "loss": total}
 
-    peers = _gather(outputs, others(transitions.valid.shape[0]))
-    losses, metrics = jax.vmap(loss_of)(outputs, peers, targets, transitions)
+    losses, metrics = jax.vmap(loss_of)(own, peers, targets, transitions)
     return jnp.sum(losses), metrics
 
 

@@ -8,6 +8,7 @@ one per state head (`logits/linear_0`), and `action_model/{cell,lstm,z/linear_0,
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -50,7 +51,7 @@ def build_network(config: NetworkConfig, spec: RuleSpec, num_actions: int) -> Ne
       ``init`` and ``apply``; outputs are ``[N, size]``, per action ``[N, A, size]``.
     """
     implementation = resolve_convolution(config.convolution)
-    per_action = tuple(head for head in spec.heads if head.per_action)
+    of_model = tuple(h for h in spec.heads if h.per_action and not h.on_torso)
     hidden_init = _hidden_init(config)
 
     def outputs(observations: jax.Array, actions: jax.Array) -> tuple[Outputs, Outputs]:
@@ -61,20 +62,22 @@ def build_network(config: NetworkConfig, spec: RuleSpec, num_actions: int) -> Ne
             activation=config.activation,
             w_init=hidden_init,
         )
-        result = {
-            head.name: MLP(
-                (*config.head_hidden, head.size),
+        result = {}
+        for head in spec.heads:
+            if head in of_model:
+                continue
+            shape = (num_actions, head.size) if head.per_action else (head.size,)
+            mlp = MLP(
+                (*config.head_hidden, math.prod(shape)),
                 activation=config.activation,
                 w_init=hidden_init,
                 final_w_init=_final_init(config, head),
                 name=head.name,
-            )(features)
-            for head in spec.heads
-            if not head.per_action
-        }
-        if not per_action:
+            )
+            result[head.name] = mlp(features).reshape(-1, *shape)
+        if not of_model:
             return result, {}
-        model = ActionModel(config.action_model, per_action, num_actions)
+        model = ActionModel(config.action_model, of_model, num_actions)
         whole, taken = model(features, actions)
         return {**result, **whole}, taken
 

@@ -6,6 +6,7 @@ Chosen by the configuration; the heads on top are in `networks.py`.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import haiku as hk
@@ -19,9 +20,13 @@ from metarl.errors import UserError
 
 Torso = MLPTorso | NatureTorso | ImpalaTorso
 Initializer = hk.initializers.Initializer
-Activation = Literal["relu", "tanh"]
+Activation = Literal["relu", "leaky_relu", "tanh"]
 
-_ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh}
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "leaky_relu": functools.partial(jax.nn.leaky_relu, negative_slope=0.01),
+    "tanh": jnp.tanh,
+}
 
 
 class MLP(hk.Module):

@@ -72,9 +72,10 @@ class NetworkConfig(Model):
     torso: Torso = MLPTorso()
     action_model: ActionModelConfig = ActionModelConfig()
     head_hidden: tuple[PositiveInt, ...] = ()
-    """Hidden layers of the heads on the torso (logits, y, v)."""
-    activation: Literal["relu", "tanh"] = "relu"
-    """Between the layers of an `mlp` torso and of the heads on the torso."""
+    """Hidden layers of the heads on the torso (logits, y, v; q of `q_learning`)."""
+    activation: Literal["relu", "leaky_relu", "tanh"] = "relu"
+    """Between the layers of an `mlp` torso and of the heads on the torso. The slope of
+    `leaky_relu` below 0 is 0.01."""
     initialization: Literal["fan_in", "orthogonal"] = "fan_in"
     """Of the weights of the torso and of the heads on it. `fan_in`: truncated normals
     of deviation 1 / sqrt(inputs), 0.01 in the last layer of each head (REF).

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt
 from metarl.config.agent import AgentConfig
 from metarl.config.base import EnvSteps, Model, Positive
 from metarl.config.environment import EnvironmentConfig
+from metarl.config.mutual import RuleConfig
 from metarl.config.shared import RuntimeConfig, TrackingConfig
 
 
@@ -49,14 +50,23 @@ class TuningConfig(Model):
     """Of each try; None: as many as what is scored."""
 
 
+class NamedRuleConfig(Model):
+    """A hand-written rule with options, by a name of your own."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    update_rule: RuleConfig
+
+
 class EvaluationConfig(Model):
     """`metarl evaluate`: train fresh agents with frozen rules."""
 
     exp_name: str = "evaluation"
     results_dir: Path = Path("results")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (1, 2, 3)
+    rules: tuple[NamedRuleConfig, ...] = ()
+    """Rules that can be named on the command line, beside those that there are."""
     env_steps: EnvSteps | None = None
-    """Of each cell, in total over a group; None: the suite's budget."""
+    """Of each cell, in total over its group; None: the suite's budget."""
     rollout_length: PositiveInt = 29
     replay: ReplayConfig = ReplayConfig()
     environment: EnvironmentConfig = EnvironmentConfig()
@@ -73,3 +83,6 @@ class EvaluationConfig(Model):
     rule and game with its first seed, as cells are trained. Needs PyAV."""
     tracking: TrackingConfig = TrackingConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    group_size: PositiveInt = 1
+    """Agents (peers) of each cell that learn its game together, each with a network,
+    an optimizer, a replay and environments of its own."""

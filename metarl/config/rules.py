@@ -1,4 +1,4 @@
-"""Update rules, told apart by `kind`."""
+"""Single-agent update rules, told apart by `kind`; `mutual.py` has the others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from metarl.config.base import Decay, Model, NonNegative, Positive, Probability
+from metarl.config.base import (
+    Decay,
+    EnvSteps,
+    Model,
+    NonNegative,
+    Positive,
+    Probability,
+)
 
 
 class RandomConfig(Model):
@@ -68,6 +75,52 @@ class PPOConfig(Model):
     """Passes over each batch."""
     minibatches: PositiveInt = 4
     """Gradient steps of each pass; must divide rollout_length * num_envs."""
+
+
+class ScalarValuesConfig(Model):
+    """Action values as plain numbers."""
+
+    kind: Literal["scalar"] = "scalar"
+    loss: Literal["squared", "huber"] = "squared"
+    """Half the squared error; `huber`: linear beyond an error of 1 (Mnih et al. 2015
+    clip its gradient there)."""
+
+
+class CategoricalValuesConfig(Model):
+    """Action values as distributions over bins in signed-hyperbolic space."""
+
+    kind: Literal["categorical"] = "categorical"
+    num_bins: Annotated[int, Field(ge=3)] = 101
+    max_abs_value: Positive = 50.0
+    """Bound of the bins, as of `actor_critic`."""
+
+
+ValuesConfig = Annotated[
+    ScalarValuesConfig | CategoricalValuesConfig, Field(discriminator="kind")
+]
+
+
+class QLearningConfig(Model):
+    """Q-learning with a target network (Watkins 1989; Mnih et al. 2015)."""
+
+    kind: Literal["q_learning"] = "q_learning"
+    discount: Probability = 0.99
+    values: ValuesConfig = ScalarValuesConfig()
+    double: bool = False
+    """Let the online network choose the action that the target network values (van
+    Hasselt et al. 2016)."""
+    trace_lambda: Probability = 0.0
+    """Of Q(lambda), whose traces end where an action was not the greedy one; 0: targets
+    of one step."""
+    target_every: PositiveInt = 100
+    """Updates between copies of the network to the target network."""
+    epsilon_start: Probability = 1.0
+    """Part of the actions that are uniform at birth."""
+    epsilon_end: Probability = 0.01
+    epsilon_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Of the lifetime, over which epsilon moves linearly from start to end."""
+    epsilon_env_steps: EnvSteps | None = None
+    """In its place, environment steps (of a group: in total over its agents)."""
 
 
 class DiscoConfig(Model):
@@ -139,16 +192,3 @@ class CustomConfig(Model):
     rule: str
     """`module:Class`; made without arguments, from the working directory or
     PYTHONPATH."""
-
-
-RuleConfig = Annotated[
-    PolicyGradientConfig
-    | ActorCriticConfig
-    | PPOConfig
-    | DiscoConfig
-    | LPGConfig
-    | LPGCriticConfig
-    | RandomConfig
-    | CustomConfig,
-    Field(discriminator="kind"),
-]

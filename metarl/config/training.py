@@ -24,7 +24,8 @@ from metarl.config.base import (
     Probability,
 )
 from metarl.config.environment import EnvironmentConfig
-from metarl.config.rules import DiscoConfig, RuleConfig
+from metarl.config.mutual import RuleConfig
+from metarl.config.rules import DiscoConfig
 from metarl.config.shared import RuntimeConfig, TrackingConfig
 
 

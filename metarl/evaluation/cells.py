@@ -29,15 +29,16 @@ from metarl.envs.tasks import (
 )
 from metarl.errors import UserError
 from metarl.evaluation.defaults import rule_for, settings_for, user_tree
+from metarl.evaluation.named_rules import named_rules
 from metarl.rule_files import MODULE_SHA256, LoadedRule, load_rule
 
-GROUP_SIZE = 1
 OPEN_ENV_STEPS = 500_000
 """The budget where neither a suite nor a family says one: that of classic control."""
 MIN_PICTURE = 36
 """Pixels a side that the torso of the Atari settings needs."""
 
 _RUN_TIME = (
+    "rules",
     "seeds",
     "results_dir",
     "exp_name",
@@ -78,7 +79,7 @@ class Tuned:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cell:
-    """One fresh agent (group) that learns one game by one rule."""
+    """A fresh agent, or a group of them, that learns one game by one rule."""
 
     rule: LoadedRule
     task: Task
@@ -94,11 +95,16 @@ class Cell:
     @property
     def name(self) -> str:
         """Of the cell's file."""
-        return cell_name(self.rule.name, self.game, self.seed)
+        return cell_name(self.rule.name, self.game, self.seed, self.group_size)
+
+    @property
+    def group_size(self) -> int:
+        """How many agents learn together."""
+        return self.settings.group_size
 
     @property
     def env_steps(self) -> int:
-        """The budget."""
+        """The budget, in total over the group."""
         assert self.settings.env_steps is not None
         return self.settings.env_steps
 
@@ -135,7 +141,6 @@ class Cell:
         manifest = self.rule.manifest
         identity: dict[str, object] = {
             **_settings(self.settings),
-            "group_size": GROUP_SIZE,
             "update_rule": manifest.config.model_dump(mode="json"),
             "rule_sha256": manifest.sha256,
         }
@@ -201,9 +206,10 @@ def _settings(config: EvaluationConfig) -> dict[str, Any]:
     return settings
 
 
-def cell_name(rule: str, game: str, seed: int) -> str:
+def cell_name(rule: str, game: str, seed: int, group_size: int = 1) -> str:
     """Return the name of a cell, which is one of a file too."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", f"{rule}__{game}__seed{seed}")
+    group = f"__group{group_size}" if group_size > 1 else ""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", f"{rule}__{game}{group}__seed{seed}")
 
 
 def plan(
@@ -225,7 +231,11 @@ def plan(
     user = _user_config(files, overrides)
     without_effect.refuse(user, files, overrides)
     tasks = resolve_environment(user.environment, same_shapes=False)
-    loaded = [r if isinstance(r, LoadedRule) else load_rule(r) for r in rules]
+    own = named_rules(user)
+    loaded = [
+        r if isinstance(r, LoadedRule) else own.get(str(r)) or load_rule(r)
+        for r in rules
+    ]
     names = [rule.name for rule in loaded]
     for name in names:
         if names.count(name) > 1:
@@ -310,11 +320,13 @@ def require_an_update(cell: Cell) -> None:
     settings = cell.settings
     num_envs, replay = settings.environment.num_envs, settings.replay
     batch = min(replay.ratio * num_envs, replay.capacity)
-    if cell.env_steps < batch * settings.rollout_length:
+    first = batch * settings.rollout_length * cell.group_size
+    if cell.env_steps < first:
+        peers = f" of each of {cell.group_size} peers" if cell.group_size > 1 else ""
         raise UserError(
             f"env_steps: {cell.env_steps} is less than what the first update "
-            f"of {cell.rule.name} waits for ({batch * settings.rollout_length}: "
-            f"{batch} trajectories of rollout_length={settings.rollout_length})"
+            f"of {cell.rule.name} waits for ({first}: {batch} trajectories of "
+            f"rollout_length={settings.rollout_length}{peers})"
         )
 
 

@@ -148,4 +148,9 @@ def _evaluate(grid: _Grid, told_to_stop: ToldToStop) -> list[Result]:
     wanted = {cell.name for cell in grid.cells}
     rows = results_tables.merge_cells(results_dir)
     say(f"results: {results_dir / 'results.csv'} ({len(rows)} rows), curves.csv beside")
-    return [row for row in rows if cell_name(row.rule, row.game, row.seed) in wanted]
+    return [row for row in rows if _name(row) in wanted]
+
+
+def _name(row: Result) -> str:
+    """Return the name of the cell that a row is of."""
+    return cell_name(row.rule, row.game, row.seed, row.group_size)

@@ -3,7 +3,8 @@
 They lie under the user's files and overrides, which always win. A rule of one of our
 runs brings what it was meta-trained with; another DiscoRL rule gets that
 paper's evaluation settings; LPG and hand-written rules learn on-policy, PPO with the
-settings of its reference implementations. No arrays here.
+settings of its reference implementations, Q-learning from replay; a mutual rule's
+agents get what those of its base would. No arrays here.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from metarl.config import (
     LPGConfig,
     LPGCriticConfig,
     PPOConfig,
+    QLearningConfig,
+    base_of,
 )
 from metarl.envs.suites import Family
 from metarl.envs.tasks import STATE_SIZE, resolve_environment
@@ -151,6 +154,45 @@ _PPO_ATARI: Tree = {
     },
 }
 
+# The learner of "Mutual Q-learning" (C. Reid, blog post of 2020, and code): an update
+# per environment step, on 32 transitions of the last 1,000; Adam as it is.
+_Q_CONTROL: Tree = {
+    "rollout_length": 1,
+    "replay": {"capacity": 1000, "ratio": 32},
+    "environment": {"num_envs": 1},
+    "agent": {
+        "network": {
+            "torso": {"kind": "mlp", "hidden": [8, 8], "activate_final": True},
+            "activation": "leaky_relu",
+        },
+        "optimizer": {"learning_rate": 1e-2, "max_abs_update": 10.0},
+    },
+}
+
+# As many transitions learned from per step acted as in Mnih et al. (2015), 32 per 4.
+_Q_TOY: Tree = {
+    "rollout_length": 1,
+    "replay": {"capacity": 20_000, "ratio": 8},
+    "environment": {"num_envs": 8},
+    "agent": {
+        "network": {"torso": {"hidden": [128, 128], "activate_final": True}},
+        "optimizer": {"learning_rate": 1e-3, "max_abs_update": 10.0},
+    },
+}
+
+_Q_ATARI: Tree = {
+    # The replay handles every observation of a trajectory, and so each one 9 / 8 times.
+    "rollout_length": 8,
+    "replay": {"capacity": 4096, "ratio": 8},
+    # Its values are plain numbers, which rewards of any scale would not suit.
+    "environment": {"num_envs": 4, "clip_rewards": True},
+    "agent": {
+        "network": {"torso": _SMALL_TORSO},
+        # CleanRL's dqn_atari.py.
+        "optimizer": {"learning_rate": 1e-4, "max_abs_update": 10.0},
+    },
+}
+
 # The released evaluation notebook (google-deepmind/disco_rl, colabs/eval.ipynb).
 _DISCO_TOY: Tree = {
     "rollout_length": 29,
@@ -199,9 +241,12 @@ def rule_for(rule: LoadedRule, family: Family) -> LoadedRule:
     A rule's options are its own, but for the built-in PPO: its authors bound the ratio
     more tightly on Atari (Schulman et al. 2017, Tables 3 and 5).
     """
-    if family != "atari" or rule.manifest.config != PPOConfig():
+    config = rule.manifest.config
+    if family != "atari" or base_of(config) != PPOConfig():
         return rule
-    config = PPOConfig(clip=PPO_ATARI_CLIP)
+    tight = PPOConfig(clip=PPO_ATARI_CLIP)
+    is_base = isinstance(config, PPOConfig)
+    config = tight if is_base else config.model_copy(update={"base": tight})
     manifest = rule.manifest.model_copy(update={"config": config})
     return dataclasses.replace(rule, rule=make_rule(config), manifest=manifest)
 
@@ -265,16 +310,20 @@ def _defaults(
     trained_with = _trained_with(rule.manifest, family)
     if trained_with is not None:
         return trained_with
-    family = resembles or family
-    if isinstance(rule.manifest.config, PPOConfig):
+    family, config = resembles or family, base_of(rule.manifest.config)
+    if isinstance(config, PPOConfig):
         if family == "atari":
             return _PPO_ATARI
         return _PPO_CONTROL if family in STATE_SIZE else _PPO_TOY
-    if isinstance(rule.manifest.config, DiscoConfig):
+    if isinstance(config, QLearningConfig):
+        if family == "atari":
+            return _Q_ATARI
+        return _Q_CONTROL if family in STATE_SIZE else _Q_TOY
+    if isinstance(config, DiscoConfig):
         return _disco_atari(env_steps) if family == "atari" else _DISCO_TOY
-    if isinstance(rule.manifest.config, LPGCriticConfig):
+    if isinstance(config, LPGCriticConfig):
         return _LPG_CRITIC_ATARI if family == "atari" else _LPG_CRITIC_TOY
-    if isinstance(rule.manifest.config, LPGConfig) and family == "atari":
+    if isinstance(config, LPGConfig) and family == "atari":
         return _LPG_ATARI
     return _ON_POLICY_ATARI if family == "atari" else _ON_POLICY_TOY
 

@@ -72,8 +72,11 @@ def cells_at_once(cells: Sequence[Cell]) -> int:
 
 
 def estimate(cell: Cell) -> Estimate:
-    """Return about how much memory a cell takes."""
-    settings, spec = cell.settings, cell.spec
+    """Return about how much memory a cell takes: all agents of its group."""
+    settings, spec, peers = cell.settings, cell.spec, cell.group_size
+    reads = cell.rule.rule.spec(spec.num_actions).reads
+    # Each on its own trajectories, or on those of all.
+    evaluated = peers if reads == "own" else peers**2
     num_envs, steps = settings.environment.num_envs, settings.rollout_length + 1
     values = math.prod(spec.observation_shape)
     observation = values * spec.observation_dtype.itemsize
@@ -86,13 +89,14 @@ def estimate(cell: Cell) -> Estimate:
     environment = _ENVIRONMENT_BYTES.get(family, _OTHER_ENVIRONMENT_BYTES)
     parameters = _parameter_bytes(cell)
     return Estimate(
-        cell_bytes=(
-            _replay_bytes(cell)
-            + 2 * (batch + num_envs) * steps * step  # on the host and on the device
+        cell_bytes=_replay_bytes(cell)
+        + peers
+        * (
+            2 * (batch + num_envs) * steps * step  # on the host and on the device
             + num_envs * environment
             + _COPIES * parameters
         ),
-        update_bytes=_ACTIVATIONS * 4 * batch * steps * values,
+        update_bytes=_ACTIVATIONS * 4 * batch * steps * values * evaluated,
     )
 
 
@@ -108,7 +112,8 @@ def _replay_bytes(cell: Cell) -> int:
     stack = spec.frame_stack or 1
     values = math.prod(spec.observation_shape) // stack
     kept = values * spec.observation_dtype.itemsize + 4 * spec.num_actions + 132
-    return settings.replay.capacity * (settings.rollout_length + 1) * kept
+    trajectories = settings.replay.capacity * cell.group_size
+    return trajectories * (settings.rollout_length + 1) * kept
 
 
 def _parameter_bytes(cell: Cell) -> int:

@@ -48,22 +48,24 @@ def require_one_of_a_name(results_dir: Path, cells: Iterable[Cell]) -> None:
     Raises:
       UserError: one of them would be mixed with what the folder has.
     """
-    missing: dict[tuple[str, str], Cell] = {}
+    missing: dict[tuple[str, str, int], Cell] = {}
     for cell in cells:
         if not cell_path(results_dir, cell).exists():
             # All seeds have the same settings.
-            missing.setdefault((cell.rule.name, cell.game), cell)
+            key = (cell.rule.name, cell.game, cell.group_size)
+            missing.setdefault(key, cell)
     if not missing:
         return
-    rules = {rule for rule, _ in missing}
+    rules = {rule for rule, *_ in missing}
     stored = list(_stored(results_dir, rules))
-    for (rule, game), cell in missing.items():
+    for (rule, *played), cell in missing.items():
         now = flatten(cell.identity())
         for name, tree, before in stored:
             if tree["result"]["rule"] != rule:
                 continue
             fields = list({**now, **before})
-            if tree["result"]["game"] != game:
+            # Groups of another size are told apart, as games are.
+            if [tree["result"]["game"], before.get("group_size", 1)] != played:
                 fields = [f for f in fields if _is_of_a_rule(f, now)]
             elif cell.tuning is not None:
                 fields = [f for f in fields if f not in CHOICE]
@@ -78,7 +80,8 @@ def require_one_of_a_name(results_dir: Path, cells: Iterable[Cell]) -> None:
 
 
 def _is_of_a_rule(field: str, now: Mapping[str, Any]) -> bool:
-    is_of_game = field == "update_rule.clip" and now.get("update_rule.kind") == "ppo"
+    section, _, option = field.rpartition(".")
+    is_of_game = option == "clip" and now.get(f"{section}.kind") == "ppo"
     return field.startswith(_OF_A_RULE) and not is_of_game
 
 

@@ -18,7 +18,7 @@ from metarl.atomic_files import write_file, write_new_file
 from metarl.envs.suites import GAMES, human_normalized_score
 from metarl.errors import UserError
 from metarl.evaluation.cell_files import FORMAT, not_a_cell, read_tree
-from metarl.evaluation.cells import GROUP_SIZE, Cell, completed_identity
+from metarl.evaluation.cells import Cell, completed_identity
 from metarl.evaluation.shared_folder import locked
 
 CELLS = "cells"
@@ -30,9 +30,10 @@ class Result:
     """How good a cell became; one row of results.csv, whose columns these are.
 
     Attributes:
+      group_size: agents that learned together.
       mean_return: raw return of the finished episodes that `final_score` names, by
         default the last 100, all if fewer; None where no episode finished, or where
-        that of one is not finite.
+        that of one is not finite. Of a group the mean over its peers, if all have one.
       human_normalized_score: of that; None where no scores are published.
       scored_episodes: how many episodes `mean_return` is of.
       frames: of the emulator: `env_steps` x frame-skip in Atari, `env_steps` elsewhere.
@@ -41,6 +42,8 @@ class Result:
       tuned: whether it was chosen on validation games (`tuning`).
       wall_s: seconds the cell took; of cells that ran side by side each has its share,
         so that sums are the hours of the machine.
+      best_return: the highest `mean_return` of a peer; of one agent its own.
+      worst_return: the lowest.
     """
 
     rule: str
@@ -58,6 +61,14 @@ class Result:
     learning_rate: float | None = None
     tuned: bool = False
     wall_s: float | None = None
+    best_return: float | None = None
+    worst_return: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The rule's name in tables and figures, groups of another size apart."""
+        size = self.group_size
+        return self.rule + (f" (groups of {size})" if size > 1 else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +101,28 @@ class Video:
       stage: how far the agent had learned.
       file: relative to `results_dir`.
       episode_return: raw.
-      env_steps: that the agent had learned from.
+      env_steps: that the agent had learned from, or its group.
+      peer: which agent of its group it is, from 1; None: there is no other.
     """
 
     stage: Stage
     file: str
     episode_return: float
     env_steps: int
+    peer: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PeerRecord:
+    """One agent of a group.
+
+    Attributes:
+      mean_return: its final score; None where it has none.
+      curve: its learning curve; `env_steps` are the group's.
+    """
+
+    mean_return: float | None
+    curve: tuple[CurveRow, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +135,7 @@ class CellRecord:
       settings: that decided the result; see `Cell.identity`.
       about: what else is worth knowing, such as versions and seconds.
       videos: of its agents.
+      peers: the agents of a group; none of a single agent.
     """
 
     result: Result
@@ -116,10 +143,16 @@ class CellRecord:
     settings: Mapping[str, Any]
     about: Mapping[str, Any]
     videos: tuple[Video, ...] = ()
+    peers: tuple[PeerRecord, ...] = ()
 
 
 def make_result(
-    cell: Cell, *, env_steps: int, episodes: int, last_returns: Sequence[float]
+    cell: Cell,
+    *,
+    env_steps: int,
+    episodes: int,
+    last_returns: Sequence[float],
+    of_others: Sequence[Sequence[float]] = (),
 ) -> Result:
     """Return the row of a cell.
 
@@ -127,27 +160,39 @@ def make_result(
       cell: that is done.
       env_steps: it took.
       episodes: that finished.
-      last_returns: of those that count.
+      last_returns: of those that count, of the first agent.
+      of_others: the same of the others of its group.
     """
-    mean = finite(sum(last_returns) / len(last_returns)) if last_returns else None
+    means = [mean_of(returns) for returns in (last_returns, *of_others)]
+    known = [value for value in means if value is not None]
+    mean = sum(known) / len(known) if len(known) == len(means) else None
     return Result(
         rule=cell.rule.name,
         game=cell.game,
         status=cell.rule.status(cell.game),
         seed=cell.seed,
-        group_size=GROUP_SIZE,
+        group_size=cell.group_size,
         env_steps=env_steps,
         episodes=episodes,
         mean_return=mean,
         human_normalized_score=(
             None if mean is None else human_normalized_score(cell.task.game, mean)
         ),
-        scored_episodes=0 if mean is None else len(last_returns),
+        scored_episodes=(
+            0 if mean is None else len(last_returns) + sum(map(len, of_others))
+        ),
         frames=env_steps * cell.frame_skip,
         protocol=cell.protocol,
         learning_rate=cell.settings.agent.optimizer.learning_rate,
         tuned=cell.tuning is not None,
+        best_return=max(known, default=None),
+        worst_return=min(known, default=None),
     )
+
+
+def mean_of(returns: Sequence[float]) -> float | None:
+    """Return the mean; None of nothing, or where it is not finite."""
+    return finite(sum(returns) / len(returns)) if returns else None
 
 
 def finite(number: float) -> float | None:
@@ -162,7 +207,7 @@ def write_cell(
     curve: Sequence[CurveRow],
     about: Mapping[str, object],
     *,
-    videos: Sequence[Video] = (),
+    peers: Sequence[PeerRecord] = (),
     before: Callable[[], None] | None = None,
 ) -> bool:
     """Store a finished cell, unless another process was first: its result stays.
@@ -173,7 +218,7 @@ def write_cell(
       result: its row.
       curve: its learning curve.
       about: what else is worth knowing, such as versions and seconds.
-      videos: of its agents.
+      peers: the agents of a group.
       before: called right before it is stored, if it is.
 
     Returns:
@@ -185,8 +230,10 @@ def write_cell(
         "curve": [dataclasses.asdict(row) for row in curve],
         "settings": cell.identity(),
         "about": dict(about),
-        "videos": [dataclasses.asdict(video) for video in videos],
+        "videos": [],
     }
+    if peers:
+        tree["peers"] = [dataclasses.asdict(peer) for peer in peers]
     path = cell_path(results_dir, cell)
     with changing(results_dir):
         if path.exists():
@@ -262,8 +309,13 @@ def read_cells(results_dir: Path) -> list[CellRecord]:
 
 
 def by_cell(records: Iterable[CellRecord]) -> list[CellRecord]:
-    """Return cells by rule, game and seed."""
-    return sorted(records, key=lambda r: (r.result.rule, r.result.game, r.result.seed))
+    """Return cells by rule, game, size of the group and seed."""
+
+    def place(record: CellRecord) -> tuple[str, str, int, int]:
+        result = record.result
+        return result.rule, result.game, result.group_size, result.seed
+
+    return sorted(records, key=place)
 
 
 def read_cell(results_dir: Path, cell: Cell) -> CellRecord:
@@ -290,6 +342,13 @@ def read_record(path: Path) -> CellRecord:
             settings=tree["settings"],
             about=tree["about"],
             videos=tuple(Video(**video) for video in tree["videos"]),
+            peers=tuple(
+                PeerRecord(
+                    peer["mean_return"],
+                    tuple(CurveRow(**point) for point in peer["curve"]),
+                )
+                for peer in tree.get("peers", ())
+            ),
         )
     except KeyError as error:
         raise not_a_cell(path, f"{error} is missing") from None
@@ -311,6 +370,8 @@ def _older(tree: Mapping[str, Any]) -> dict[str, Any]:
         "wall_s": about["wall_s"] / (about.get("cells_beside", 0) + 1)
         if "wall_s" in about
         else None,
+        "best_return": result["mean_return"],
+        "worst_return": result["mean_return"],
     }
 
 

@@ -49,20 +49,28 @@ def _merge(results_dir: Path) -> list[Result]:
     columns = [field.name for field in dataclasses.fields(Result)]
     write_file(results_dir / "results.csv", _csv(columns, rows))
     write_tree(results_dir / "results.json", rows)
-    points = [
-        {
-            "rule": record.result.rule,
-            "game": record.result.game,
-            "seed": record.result.seed,
-            **dataclasses.asdict(point),
-        }
-        for record in records
-        for point in record.curve
-    ]
+    points = [point for record in records for point in _points(record)]
     columns = ["rule", "game", "seed"]
     columns += [field.name for field in dataclasses.fields(CurveRow)]
+    columns += ["group_size", "peer"]
     write_file(results_dir / "curves.csv", _csv(columns, points))
     return [record.result for record in records]
+
+
+def _points(record: CellRecord) -> Iterator[dict[str, object]]:
+    """Yield a cell's rows of `curves.csv`: the curve, and that of each peer."""
+    result = record.result
+    curves = [record.curve, *(peer.curve for peer in record.peers)]
+    for number, curve in enumerate(curves):
+        for point in curve:
+            yield {
+                "rule": result.rule,
+                "game": result.game,
+                "seed": result.seed,
+                **dataclasses.asdict(point),
+                "group_size": result.group_size,
+                "peer": number or None,
+            }
 
 
 def _readable(results_dir: Path) -> Iterator[CellRecord]:

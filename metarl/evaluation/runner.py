@@ -8,31 +8,41 @@ depend on the cells beside it.
 
 from __future__ import annotations
 
-import collections
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from metarl.agents import population
 from metarl.agents.agent import Agent, AgentState
 from metarl.agents.build import build_agent
 from metarl.console import Progress, Value
-from metarl.envs.pool import Episodes
+from metarl.evaluation.cell_run import CellRun
 from metarl.evaluation.cells import Cell
-from metarl.evaluation.results import CurveRow, Result, finite, make_result
+from metarl.evaluation.recent_scores import RecentScores
 from metarl.rollout.actor import Actor, split_groups
 from metarl.rollout.replay import Replay
 from metarl.rules.base import Metrics
 from metarl.runtime import release_memory
 from metarl.types import Params, Rollout
 
-OnRow = Callable[["CellRun", dict[str, float]], None]
-OnFinished = Callable[["CellRun"], None]
+PeerMetrics = dict[str, npt.NDArray[np.floating]]
+"""By name, of each peer of a group: ``f32[K]``."""
+
+OnRow = Callable[[CellRun, PeerMetrics], None]
+OnFinished = Callable[[CellRun], None]
 ToldToStop = Callable[[], bool]
+
+
+_PEER_KEYS = np.uint32(2**31)
+"""What a cell's key is folded with for its peers begins here, above all iterations."""
 
 
 def never() -> bool:
@@ -58,13 +68,25 @@ def _update(
     return population.update(agent, meta_params, states, rollouts, keys, chunk=chunk)
 
 
-@jax.jit
-def _keys(cell_keys: jax.Array, iteration: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the keys to act with ``[G, 1]`` and to update with ``[G]``."""
+@partial(jax.jit, static_argnames="peers")
+def _keys(
+    cell_keys: jax.Array, iteration: jax.Array, *, peers: int
+) -> tuple[jax.Array, jax.Array]:
+    """Return the keys to act with ``[G, K]`` and to update with ``[G]``.
+
+    The first peer's do not depend on how many there are.
+    """
     keys = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, iteration)))(
         cell_keys
     )
-    return keys[:, :1], keys[:, 1]
+
+    def of_peer(cell_key: jax.Array, number: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(cell_key, number), iteration)
+
+    numbers = _PEER_KEYS + jnp.arange(1, peers, dtype=jnp.uint32)
+    of_others = jax.vmap(jax.vmap(of_peer, in_axes=(None, 0)), in_axes=(0, None))
+    act_keys = [keys[:, :1], of_others(cell_keys, numbers)]
+    return jnp.concatenate(act_keys, axis=1), keys[:, 1]
 
 
 def _cells_per_call(cells: Sequence[Cell]) -> int:
@@ -77,11 +99,14 @@ def _cells_per_call(cells: Sequence[Cell]) -> int:
     return 1 if jax.default_backend() == "cpu" else len(cells)
 
 
-def _stack(members: Sequence[Rollout]) -> Rollout:
-    """Return rollouts ``[T, B]`` as ``[c, 1, T, B]``; of one, without a copy."""
-    stacked: Rollout = jax.tree.map(
-        lambda *x: (np.stack(x) if len(x) > 1 else x[0][None])[:, None], *members
-    )
+def _stack(members: Sequence[Rollout], peers: int) -> Rollout:
+    """Return rollouts ``[T, B]`` as ``[c, K, T, B]``; of one, without a copy."""
+
+    def stack(*x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        stacked = np.stack(x) if len(x) > 1 else x[0][None]
+        return stacked.reshape(-1, peers, *stacked.shape[1:])
+
+    stacked: Rollout = jax.tree.map(stack, *members)
     return stacked
 
 
@@ -95,72 +120,6 @@ def agent_of(cell: Cell) -> Agent:
     )
 
 
-class CellRun:
-    """Where one cell stands: its episodes, its curve, and its result at the end."""
-
-    def __init__(self, cell: Cell) -> None:
-        """Start counting."""
-        self.cell = cell
-        self.env_steps = self.agent_updates = self.episodes = 0
-        self.nonfinite_returns = 0  # episodes whose return is NaN or infinite
-        final = cell.settings.final_score
-        share = final.last_share
-        # Of the episodes that the score is the mean of.
-        self.last_returns: collections.deque[float] = collections.deque(
-            maxlen=final.episodes if share is None else None
-        )
-        self.newest_returns: collections.deque[float] = collections.deque(maxlen=100)
-        self._counts_from = 0.0 if share is None else (1 - share) * cell.env_steps
-        self.curve: list[CurveRow] = []
-        self.result: Result | None = None
-        self._since_row: list[Episodes] = []
-        self.newest_lengths = np.zeros(0, np.int64)  # of the newest row's episodes
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the budget is used."""
-        return self.env_steps >= self.cell.env_steps
-
-    def record(self, *, env_steps: int, agent_updates: int, episodes: Episodes) -> bool:
-        """Count one iteration; return whether a row of the curve was due."""
-        self.env_steps += env_steps
-        self.agent_updates = agent_updates
-        self.episodes += len(episodes.returns)
-        returns = [float(x) for x in episodes.returns]
-        self.nonfinite_returns += int((~np.isfinite(episodes.returns)).sum())
-        self.newest_returns.extend(returns)
-        if self.env_steps > self._counts_from:
-            self.last_returns.extend(returns)
-        self._since_row.append(episodes)
-        settings, budget = self.cell.settings, self.cell.env_steps
-        points = self.env_steps * settings.curve_points // budget
-        before = (self.env_steps - env_steps) * settings.curve_points // budget
-        if not self.is_done and points == before:
-            return False
-        self._add_row()
-        if self.is_done:
-            self.result = make_result(
-                self.cell,
-                env_steps=self.env_steps,
-                episodes=self.episodes,
-                last_returns=list(self.last_returns),
-            )
-        return True
-
-    def _add_row(self) -> None:
-        returns = np.concatenate([e.returns for e in self._since_row])
-        self.newest_lengths = np.concatenate([e.lengths for e in self._since_row])
-        self._since_row = []
-        self.curve.append(
-            CurveRow(
-                env_steps=self.env_steps,
-                agent_updates=self.agent_updates,
-                episodes=len(returns),
-                mean_return=finite(float(returns.mean())) if len(returns) else None,
-            )
-        )
-
-
 class BatchRun:
     """Trains cells of equal shapes, rule and settings."""
 
@@ -168,6 +127,7 @@ class BatchRun:
         """Build the agents, and describe their pools."""
         first = cells[0]
         self.settings, spec = first.settings, first.spec
+        self._peers = first.group_size
         self.runs = [CellRun(cell) for cell in cells]
         self.agent = agent_of(first)
         self._meta_params = first.rule.meta_params
@@ -180,7 +140,7 @@ class BatchRun:
         self._states = [
             _init(self.agent, keys, jax.device_put(example))
             # Iteration 0 is nobody's: its keys are for the births.
-            for keys in split_groups(_keys(self._keys, np.uint32(0))[0], self._sizes)
+            for keys in split_groups(self._keys_of(np.uint32(0))[0], self._sizes)
         ]
         self._actor = Actor(
             self.agent,
@@ -189,14 +149,22 @@ class BatchRun:
             self.settings.environment.model_copy(update={"epoch_steps": sys.maxsize}),
             seeds=[cell.base_seed for cell in cells],
             seed_indices=[0] * len(cells),
+            peers=self._peers,
             chunk=self._chunk,
         )
         capacity = self.settings.replay.capacity
+        # Of every peer; the first one's draws do not depend on how many there are.
         self._replays = [
-            Replay(capacity, seed=cell.base_seed, frame_stack=spec.frame_stack)
+            Replay(
+                capacity,
+                seed=(cell.base_seed, *[peer] * (peer > 0)),
+                frame_stack=spec.frame_stack,
+            )
             for cell in cells
+            for peer in range(self._peers)
             if capacity
         ]
+        self._scores = RecentScores(len(cells), self._peers)
         self._iterations = self._updates = 0
         self._update_time = 0.0
 
@@ -204,12 +172,17 @@ class BatchRun:
     def num_parameters(self) -> int:
         """Of one agent's network."""
         leaves = jax.tree.leaves(self._states[0].params)
-        return int(sum(x.size for x in leaves)) // self._chunk
+        return int(sum(x.size for x in leaves)) // (self._chunk * self._peers)
 
-    def agents_of(self, index: int) -> AgentState:
-        """Return the agent (group of one) of a cell."""
+    def _keys_of(self, iteration: jax.Array | np.uint32) -> tuple[jax.Array, jax.Array]:
+        return _keys(self._keys, iteration, peers=self._peers)
+
+    def agents_of(self, index: int, *, peer: int = 0) -> AgentState:
+        """Return the agent of a cell, one of its group."""
         chunk, position = divmod(index, self._chunk)
-        state: AgentState = jax.tree.map(lambda x: x[position, 0], self._states[chunk])
+        state: AgentState = jax.tree.map(
+            lambda x: x[position, peer], self._states[chunk]
+        )
         return state
 
     def run(
@@ -242,14 +215,14 @@ class BatchRun:
             self._actor.close()
 
     def _iterate(self) -> list[Metrics]:
-        """Act one rollout with every cell and update it once; return the metrics.
+        """Act one rollout with every agent and update it once; return the metrics.
 
         With replay, the updates begin when it holds a whole batch (or is full), as in
         DiscoRL's released evaluation; until then there are no metrics.
         """
         self._iterations += 1
         iteration = jax.device_put(np.uint32(self._iterations))
-        act_keys, update_keys = _keys(self._keys, iteration)
+        act_keys, update_keys = self._keys_of(iteration)
         # A replay is on the host: its rollouts need not be on the device before.
         actor = self._actor
         collect = actor.collect_on_host if self._replays else actor.collect
@@ -258,6 +231,7 @@ class BatchRun:
         rollouts = self._batches(self._rollout)
         if rollouts is None:
             return []
+        rollouts = self._with_scores(rollouts)
         chunks = zip(
             self._states, rollouts, split_groups(update_keys, self._sizes), strict=True
         )
@@ -280,40 +254,58 @@ class BatchRun:
             acted: list[Rollout] = split_groups(rollout, self._sizes)
             return acted
         for i, replay in enumerate(self._replays):
-            replay.add(jax.tree.map(lambda x, i=i: x[i, 0], rollout))
+            member = divmod(i, self._peers)
+            replay.add(jax.tree.map(lambda x, at=member: x[at], rollout))
         replay_config = self.settings.replay
         batch = replay_config.ratio * self.settings.environment.num_envs
         if len(self._replays[0]) < min(batch, replay_config.capacity):
             return None
         drawn = [replay.sample(batch) for replay in self._replays]
-        starts = range(0, len(drawn), self._chunk)
-        chunks = [drawn[start : start + self._chunk] for start in starts]
-        stacked: list[Rollout] = jax.device_put([_stack(c) for c in chunks])
+        size = self._chunk * self._peers
+        chunks = [drawn[i : i + size] for i in range(0, len(drawn), size)]
+        stacked: list[Rollout] = jax.device_put(
+            [_stack(chunk, self._peers) for chunk in chunks]
+        )
         return stacked
+
+    def _with_scores(self, rollouts: list[Rollout]) -> list[Rollout]:
+        """Return the chunks' rollouts with scores, where peers are compared."""
+        if self.agent.spec.reads == "own":
+            return rollouts
+        starts = range(0, len(self.runs), self._chunk)
+        scores = self._scores.scores()
+        parts = jax.device_put(
+            [scores[start : start + self._chunk] for start in starts]
+        )
+        return [
+            dataclasses.replace(rollout, score=part)
+            for rollout, part in zip(rollouts, parts, strict=True)
+        ]
 
     def _record(
         self, metrics: list[Metrics], on_row: OnRow, on_finished: OnFinished
     ) -> None:
         """Count the iteration in every cell that is not done yet."""
-        env_steps = jax.device_get(self._rollout.env_steps)[:, 0]
+        env_steps = jax.device_get(self._rollout.env_steps).sum(axis=1)
         episodes = self._actor.drain_episodes()
+        self._scores.add(episodes)
         learning = [(i, run) for i, run in enumerate(self.runs) if not run.is_done]
         for i, run in learning:
             if run.record(
                 env_steps=int(env_steps[i]),
                 agent_updates=self._updates,
-                episodes=episodes[i][0],
+                episodes=episodes[i],
             ):
                 on_row(run, self._metrics_of(metrics, i))
             if run.is_done:
                 on_finished(run)
 
-    def _metrics_of(self, metrics: list[Metrics], index: int) -> dict[str, float]:
+    def _metrics_of(self, metrics: list[Metrics], index: int) -> PeerMetrics:
         if not metrics:
             return {}
         chunk, position = divmod(index, self._chunk)
         return {
-            name: float(values[position, 0])
+            name: values[position]
             for name, values in jax.device_get(metrics[chunk]).items()
         }
 

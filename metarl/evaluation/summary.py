@@ -29,7 +29,7 @@ def summary(results: Iterable[Result]) -> list[list[str]]:
     """
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:
-        key = (result.game, result.status, result.rule)
+        key = (result.game, result.status, result.label)
         groups.setdefault(key, []).append(result)
     rows = [
         ["game", "status", "rule", "seeds", "episodes", "return", "human-normalized"]

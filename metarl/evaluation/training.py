@@ -12,18 +12,20 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from metarl import runtime
 from metarl.console import heartbeat, say
 from metarl.evaluation import amendments, memory, results, results_tables
 from metarl.evaluation.batches import batches
+from metarl.evaluation.cell_run import CellRun
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.mixing import require_one_of_a_name
-from metarl.evaluation.runner import BatchRun, CellRun, ToldToStop, never
+from metarl.evaluation.runner import BatchRun, PeerMetrics, ToldToStop, never
 from metarl.evaluation.shared_folder import claimed
 from metarl.evaluation.videos import Camera, film_left
 from metarl.provenance import git_commit, is_modified, machine, package_versions
@@ -96,6 +98,7 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
     say(
         f"rule={first.rule.name} games: {games}; seeds: {seeds}; "
         f"{first.env_steps:,} env steps each, {run.num_parameters:,} parameters; "
+        f"{_group(first)}"
         f"{len(batch)} cells side by side, "
         f"about {memory.estimate(first).cell_bytes / 2**20:,.0f} MiB each"
     )
@@ -107,7 +110,7 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
         }
         logs = {name: _CellLog(tracker) for name, tracker in trackers.items()}
 
-        def on_row(cell_run: CellRun, metrics: Mapping[str, float]) -> None:
+        def on_row(cell_run: CellRun, metrics: PeerMetrics) -> None:
             camera.keep(cell_run)
             logs[cell_run.cell.name].add_row(cell_run, metrics)
 
@@ -129,6 +132,7 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
                 result,
                 cell_run.curve,
                 about,
+                peers=cell_run.peers,
                 before=functools.partial(camera.secure, cell_run),
             )
             if not is_ours:
@@ -144,6 +148,10 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
         camera.film(trackers, told_to_stop)
 
 
+def _group(cell: Cell) -> str:
+    return f"groups of {cell.group_size}; " if cell.group_size > 1 else ""
+
+
 class _CellLog:
     """Writes the metrics of one cell while it learns, and warns of what goes wrong."""
 
@@ -151,10 +159,10 @@ class _CellLog:
         """Start the clock of the first row."""
         self._tracker = tracker
         self._env_steps, self._written_at = 0, time.perf_counter()
-        self._diverged_at: int | None = None  # environment steps
+        self._diverged_at: dict[int, int] = {}  # environment steps, by peer
         self._told_of_returns = False
 
-    def add_row(self, run: CellRun, metrics: Mapping[str, float]) -> None:
+    def add_row(self, run: CellRun, metrics: PeerMetrics) -> None:
         """Write a row; call where one was added to the cell's curve."""
         self._warn(run, metrics)
         now = time.perf_counter()
@@ -166,22 +174,24 @@ class _CellLog:
     def found(self, run: CellRun) -> dict[str, object]:
         """Return what went wrong, to be stored with the cell."""
         found: dict[str, object] = {}
-        if self._diverged_at is not None:
-            found["diverged_at_env_steps"] = self._diverged_at
+        if self._diverged_at:
+            found["diverged_at_env_steps"] = min(self._diverged_at.values())
+        if self._diverged_at and run.cell.group_size > 1:
+            # By its number, as JSON has it.
+            failed = sorted(self._diverged_at.items())
+            found["failed_peers"] = {str(peer): at for peer, at in failed}
         if run.nonfinite_returns:
             found["nonfinite_return"] = run.nonfinite_returns
         return found
 
-    def _warn(self, run: CellRun, metrics: Mapping[str, float]) -> None:
+    def _warn(self, run: CellRun, metrics: PeerMetrics) -> None:
         name, at = run.cell.name, f"{run.env_steps:,} env steps"
         # Seen at rows of the curve alone, and one such loss need not be the end.
-        is_finite = math.isfinite(metrics.get("loss", 0.0))
-        if self._diverged_at is None and not is_finite:
-            self._diverged_at = run.env_steps
-            say(
-                f"warning: {name}: the loss is not finite at {at}; its agent may "
-                "learn no more"
-            )
+        losses = metrics.get("loss", np.zeros(run.cell.group_size))
+        for peer in np.flatnonzero(~np.isfinite(losses)) + 1:
+            if int(peer) not in self._diverged_at:
+                self._diverged_at[int(peer)] = run.env_steps
+                say(f"warning: {name}: {_diverged(run.cell, int(peer), at)}")
         if run.nonfinite_returns and not self._told_of_returns:
             self._told_of_returns = True
             say(
@@ -189,6 +199,15 @@ class _CellLog:
                 f"{run.episodes} episodes is not finite by {at}; means with such a "
                 "return are left out"
             )
+
+
+def _diverged(cell: Cell, peer: int, at: str) -> str:
+    if cell.group_size == 1:
+        return f"the loss is not finite at {at}; its agent may learn no more"
+    return (
+        f"the loss of peer {peer} is not finite at {at}; it may learn no more, and "
+        "the others learn without it while it is so"
+    )
 
 
 def _about(cell: Cell, results_dir: Path) -> dict[str, object]:
@@ -249,12 +268,19 @@ def _tracker(cell: Cell, folder: Path) -> Tracker:
     return Tracker(folder, cell.settings.tracking, config, labels)
 
 
-def _row(run: CellRun, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return a row of metrics by the names of `docs/metrics.md`."""
+def _row(run: CellRun, metrics: PeerMetrics) -> dict[str, float]:
+    """Return a row of metrics by the names of `docs/metrics.md`: means over peers."""
     row: dict[str, float] = {}
     point = run.curve[-1]
     if point.episodes:
         mean = point.mean_return
         row["charts/episodic_return"] = math.nan if mean is None else mean
         row["charts/episodic_length"] = float(run.newest_lengths.mean())
-    return row | {logged_name(name): value for name, value in metrics.items()}
+    if run.cell.group_size > 1:
+        for number, peer in enumerate(run.peers, start=1):
+            mean = peer.curve[-1].mean_return
+            if mean is not None:
+                row[f"peers/{number}/episodic_return"] = mean
+    return row | {
+        logged_name(name): float(np.mean(values)) for name, values in metrics.items()
+    }

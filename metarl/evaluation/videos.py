@@ -24,6 +24,7 @@ from metarl.console import heartbeat, say
 from metarl.envs.pools import pool_seed
 from metarl.envs.render import FPS
 from metarl.evaluation import amendments, mp4, unfilmed
+from metarl.evaluation.cell_run import CellRun
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.recording import (
     Policy,
@@ -33,7 +34,7 @@ from metarl.evaluation.recording import (
     record_episode,
 )
 from metarl.evaluation.results import Stage, Video
-from metarl.evaluation.runner import BatchRun, CellRun, ToldToStop, agent_of, never
+from metarl.evaluation.runner import BatchRun, ToldToStop, agent_of, never
 from metarl.evaluation.unfilmed import Filmed, acting
 from metarl.tracking import Tracker
 
@@ -42,6 +43,9 @@ FOLDER = "videos"
 
 EARLY = 0.05
 """Share of the budget after which the next row of the curve shows the early agent."""
+
+FILMED_PEER = 1
+"""Which agent of a group is filmed, from 1."""
 
 # What tells a video's pool and keys from those that learn: the cell's pool has index 0,
 # and its keys are folded with the number of the iteration.
@@ -59,7 +63,10 @@ class _Kept:
 
 
 class Camera:
-    """Records agents of one batch: of each rule and game, those of the first seed."""
+    """Records agents of one batch: of each rule and game, those of the first seed.
+
+    Of a group its first peer.
+    """
 
     def __init__(self, results_dir: Path, run: BatchRun) -> None:
         """Describe it; it does nothing where ``videos`` is off.
@@ -84,7 +91,8 @@ class Camera:
         )
         # Agents of the rule `random` are all alike.
         if is_due and cell.rule.manifest.config.kind != "random":
-            state = self._run.agents_of(self._run.runs.index(cell_run))
+            index = self._run.runs.index(cell_run)
+            state = self._run.agents_of(index)
             kept.agents.append(Filmed(stage, acting(state), cell_run.env_steps))
         kept.is_done = cell_run.is_done
 
@@ -224,15 +232,23 @@ class _Shoot:
             file=f"{FOLDER}/{path.name}",
             episode_return=recording.episode_return,
             env_steps=env_steps,
+            peer=_peer(cell, stage),
         )
 
 
+def _peer(cell: Cell, stage: Stage) -> int | None:
+    """Return which agent of its group is filmed; None where there is one alone."""
+    return FILMED_PEER if cell.group_size > 1 and stage != "random" else None
+
+
 def video_name(cell: Cell, stage: Stage, recording: Recording) -> str:
-    """Return the file name: the game, the rule, the seed, who plays, and the return."""
+    """Return the file name: game, rule, seed, who plays, and the return."""
     parts = [
         cell.game,
         cell.rule.name,
+        *([f"group{cell.group_size}"] if cell.group_size > 1 else []),
         f"seed{cell.seed}",
+        *([f"peer{peer}"] if (peer := _peer(cell, stage)) else []),
         stage,
         f"return{_plain(recording.episode_return)}",
         *(["cut"] if recording.is_cut else []),

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from metarl.agents import group
 from metarl.agents.agent import Agent, AgentState
+from metarl.agents.batch import own_columns
 from metarl.config import RegularizerConfig
 from metarl.meta.objective import ValueFunction, ValueState, outer_loss
 from metarl.numerics import masked_mean
@@ -99,15 +100,16 @@ class InnerLoop:
     ) -> tuple[ValueState, StepLog]:
         """Update the value functions of a group as well; return what to log.
 
-        They judge the policy that the update was given, before it.
+        They judge the policy that the update was given, before it, each on its own
+        agent's trajectories.
         """
-        new_values, (value_loss, _) = jax.vmap(
-            self.value_function.update, in_axes=(0, None, 0, 0)
-        )(
-            values,
-            group.pool(rollouts).observations,
-            record.experience.transitions,
-            record.experience.outputs["logits"],
+        experience = record.experience
+        transitions, logits = own_columns(
+            (experience.transitions, experience.outputs["logits"]),
+            owners=group.num_owners(self.agent.spec, len(rollouts.env_steps)),
+        )
+        new_values, (value_loss, _) = jax.vmap(self.value_function.update)(
+            values, rollouts.observations, transitions, logits
         )
         regularizers = jax.vmap(self.agent.rule.regularizers)(
             record.targets, record.experience

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import jax
 import jax.numpy as jnp
 
-from metarl.types import Outputs, Params
+from metarl.types import Params
 
 Tree = TypeVar("Tree")
 
@@ -19,20 +19,27 @@ Linear = Callable[..., Any]
 """A linear function made by JAX: a pytree, whose leaves are what it has saved."""
 
 
+def by_path(tree: object) -> dict[str, jax.Array]:
+    """Return the leaves of a tree by their paths."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): x for path, x in leaves}
+
+
 def vjp_of(
-    function: Callable[[Params], Outputs], names: set[str], params: Params
+    function: Callable[[Params], object], paths: set[str], params: Params
 ) -> Linear:
-    """Return the way back from the outputs ``names`` alone to ``params``."""
-    if not names:
+    """Return the way back from the outputs at ``paths`` alone to ``params``."""
+    if not paths:
         zeros = jax.tree.map(jnp.zeros_like, params)
         return jax.tree_util.Partial(lambda zeros, _: zeros, zeros)
 
-    _, back = jax.vjp(
-        lambda params: {k: x for k, x in function(params).items() if k in names}, params
-    )
+    def chosen(outputs: object) -> dict[str, jax.Array]:
+        return {path: x for path, x in by_path(outputs).items() if path in paths}
 
-    def only(back: Linear, outputs: Outputs) -> Params:
-        (grads,) = back({k: x for k, x in outputs.items() if k in names})
+    _, back = jax.vjp(lambda params: chosen(function(params)), params)
+
+    def only(back: Linear, outputs: object) -> Params:
+        (grads,) = back(chosen(outputs))
         return cast(Params, grads)
 
     return jax.tree_util.Partial(only, back)
@@ -56,7 +63,7 @@ def with_floats(tree: Tree, floats: list[jax.Array]) -> Tree:
 def open_heads(
     lesson: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> tuple[set[str], set[str]]:
-    """Return the outputs, and target outputs, that the meta-gradient reads.
+    """Return the paths of outputs, and target outputs, that the meta-gradient reads.
 
     The others are stopped by the rule; going back through their heads would give
     zeros at full price. Found by tracing: an identity whose backward pass takes note
@@ -78,13 +85,18 @@ def open_heads(
 
     def back(arguments: tuple[Any, ...]) -> Any:
         def probed(
-            meta_params: Params, state: Any, own: Outputs, target: Outputs, read: Any
+            meta_params: Params, state: Any, online: Tree, target: Tree, read: Any
         ) -> Any:
-            own, target = (
-                {name: noting(name, names)(x) for name, x in outputs.items()}
-                for outputs, names in zip((own, target), found, strict=True)
+            online, target = (
+                jax.tree_util.tree_map_with_path(
+                    lambda path, x, paths=paths: noting(
+                        jax.tree_util.keystr(path), paths
+                    )(x),
+                    outputs,
+                )
+                for outputs, paths in zip((online, target), found, strict=True)
             )
-            return lesson(meta_params, state, own, target, read)
+            return lesson(meta_params, state, online, target, read)
 
         result, back, _ = jax.vjp(probed, *arguments, has_aux=True)
         return back(jax.tree.map(jnp.zeros_like, result))

@@ -23,6 +23,8 @@ import jax.numpy as jnp
 from metarl.agents import group
 from metarl.agents import lesson as lessons
 from metarl.agents.agent import AgentState
+from metarl.agents.batch import Batch, show
+from metarl.agents.outputs import Seen, evaluate, evaluate_target
 from metarl.meta.estimators import ExactEstimator
 from metarl.meta.inner_loop import StepLog, Unrolled, Window, choose
 from metarl.meta.linear_maps import Linear, floats, open_heads, vjp_of, with_floats
@@ -39,7 +41,7 @@ class _Saved:
 
     agents: AgentState  # [K] before it
     grads: Params  # [K] of its gradient step
-    lesson: tuple[Outputs, Linear] | None  # see `_update`; None: to be computed again
+    lesson: tuple[Seen, Linear] | None  # see `_update`; None: to be computed again
 
 
 @pytree
@@ -133,18 +135,18 @@ class MixedMode(ExactEstimator):
 
     def _update(
         self, meta_params: Params, agents: AgentState, rollouts: Rollout, key: jax.Array
-    ) -> tuple[AgentState, group.UpdateRecord, tuple[Outputs, Linear]]:
+    ) -> tuple[AgentState, group.UpdateRecord, tuple[Seen, Linear]]:
         """Do what `group.update` does.
 
         Returns:
           The agents after it; its record; and of the lesson in it the gradient for
           what the loss reads, with the way back through the lesson.
         """
-        batch = group.pool(rollouts)
+        batch = self._shown(agents, rollouts)
 
         def study(
-            outputs: Outputs, target_outputs: Outputs, read: Outputs
-        ) -> tuple[Outputs, lessons.Lesson, Metrics, tuple[Outputs, Linear]]:
+            outputs: Seen, target_outputs: Outputs, read: Seen
+        ) -> tuple[Seen, lessons.Lesson, Metrics, tuple[Seen, Linear]]:
             (gradient, *_), back, (lesson, metrics) = jax.vjp(
                 self._lesson_of(agents, batch, key),
                 meta_params,
@@ -163,18 +165,18 @@ class MixedMode(ExactEstimator):
     ) -> _Tape:
         """Compute an update again, as far as going back through it needs that."""
         agent, agents = self.inner_loop.agent, saved.agents
-        batch = group.pool(rollouts)
+        batch = self._shown(agents, rollouts)
 
-        def outputs_of(params: Params) -> Outputs:
-            return lessons.evaluate(agent, params, batch)[0]
+        def outputs_of(params: Params) -> Seen:
+            return evaluate(agent, params, batch.rows)[0]
 
-        def read_of(params: Params) -> Outputs:
-            return lessons.evaluate(agent, params, batch)[1]
+        def read_of(params: Params) -> Seen:
+            return evaluate(agent, params, batch.rows, constant=agents.params)[1]
 
         def target_outputs_of(params: Params) -> Outputs:
-            return lessons.evaluate_target(agent, params, batch)
+            return evaluate_target(agent, params, batch.rows)
 
-        def inner_gradient(params: Params, gradient: Outputs) -> Params:
+        def inner_gradient(params: Params, gradient: Seen) -> Params:
             (grads,) = jax.vjp(read_of, params)[1](gradient)
             return cast(Params, grads)
 
@@ -202,8 +204,12 @@ class MixedMode(ExactEstimator):
             step_back=self._step_back(agents, saved.grads),
         )
 
+    def _shown(self, agents: AgentState, rollouts: Rollout) -> Batch:
+        """Return the batch that rollouts make for the agents of a group."""
+        return show(self.inner_loop.agent.spec.reads, agents.params, rollouts)
+
     def _lesson_of(
-        self, agents: AgentState, batch: Rollout, key: jax.Array
+        self, agents: AgentState, batch: Batch, key: jax.Array
     ) -> Callable[..., Any]:
         """Return the part of an update between the network's outputs and its gradient.
 
@@ -216,11 +222,11 @@ class MixedMode(ExactEstimator):
         def lesson_of(
             meta_params: Params,
             rule_state: list[jax.Array],
-            outputs: Outputs,
+            outputs: Seen,
             target_outputs: Outputs,
-            read: Outputs,
+            read: Seen,
         ) -> tuple[
-            tuple[Outputs, list[jax.Array], Metrics], tuple[lessons.Lesson, Metrics]
+            tuple[Seen, list[jax.Array], Metrics], tuple[lessons.Lesson, Metrics]
         ]:
             states = dataclasses.replace(
                 agents, rule_state=with_floats(agents.rule_state, rule_state)
@@ -228,7 +234,7 @@ class MixedMode(ExactEstimator):
             lesson = lessons.teach(
                 agent, meta_params, states, (outputs, target_outputs), batch, key
             )
-            gradient, metrics = lessons.loss_gradient(agent, read, lesson)
+            gradient, metrics = lessons.loss_gradient(agent, read, *lesson.judged)
             regularizers = jax.vmap(agent.rule.regularizers)(
                 lesson.targets, lesson.experience
             )

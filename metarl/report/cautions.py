@@ -95,7 +95,7 @@ def _possessive(names: Sequence[str]) -> str:
 
 def _names_of(cells: Iterable[CellRecord]) -> list[str]:
     return [
-        f"{cell.result.rule} on {cell.result.game}, seed {cell.result.seed}"
+        f"{cell.result.label} on {cell.result.game}, seed {cell.result.seed}"
         for cell in cells
     ]
 

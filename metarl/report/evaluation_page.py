@@ -14,6 +14,7 @@ from metarl.report import (
     evaluation_figures,
     evaluation_tables,
     game_cards,
+    groups,
 )
 from metarl.report.cautions import finding
 from metarl.report.compare import Group
@@ -64,12 +65,14 @@ def evaluation_sections(
       without_run: names of its rules whose own run is not on the page.
     """
     page = _Page(evaluation)
-    groups = compare.make_groups(evaluation)
+    compared = compare.make_groups(evaluation)
     sections = [
-        Section("headline", "Headline", _headline(page, groups)),
+        Section("headline", "Headline", _headline(page, compared)),
         Section("games", "Game by game", _games(page)),
         Section("scores", "All scores", _scores(page)),
     ]
+    peers = _peers(page)
+    sections += [Section("peers", "Peers of each group", peers)] if peers else []
     videos = _videos(page)
     sections += [Section("videos", "Videos", videos)] if videos else []
     sections += [
@@ -248,6 +251,21 @@ def _scores(page: _Page) -> Markup:
         "others. Press a heading to sort by it."
     )
     return join([tag("p", text, class_="caption"), page.table(table)])
+
+
+def _peers(page: _Page) -> Markup | None:
+    table = groups.peer_table(page.evaluation)
+    if not table.rows:
+        return None
+    text = (
+        "A group's return is the mean over its peers, and its frames are those of all. "
+        "Ahead is who has the highest return of the newest episodes, at a row of the "
+        "learning curve. Peers differ by their seeds alone: the number of one says "
+        "nothing."
+    )
+    figures = map(page.keep, groups.peer_figures(page.evaluation))
+    shown = [tag("p", text, class_="caption"), page.table(table), show_figures(figures)]
+    return join(shown)
 
 
 def _videos(page: _Page) -> Markup | None:

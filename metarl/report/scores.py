@@ -207,8 +207,7 @@ def gather(
 
 def rule_name(record: CellRecord) -> str:
     """Return the name of a cell's rule, groups of another size apart."""
-    size = record.result.group_size
-    return record.result.rule + (f" (groups of {size})" if size > 1 else "")
+    return record.result.label
 
 
 def task_of(record: CellRecord) -> Task:

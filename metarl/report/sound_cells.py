@@ -25,7 +25,7 @@ _TYPES: dict[type, dict[str, Any]] = {
 def words_of(record: CellRecord) -> str:
     """Return what a message calls a cell."""
     result = record.result
-    return f"{result.rule} on {result.game} with seed {result.seed}"
+    return f"{result.label} on {result.game} with seed {result.seed}"
 
 
 def require_sound(path: Path, record: CellRecord) -> None:

@@ -36,9 +36,10 @@ class Clip:
         """What it shows."""
         video = self.video
         steps = f" after {number(video.env_steps)} steps" if video.env_steps else ""
+        peer = f", peer {video.peer}" if video.peer else ""
         return (
             f"{video.stage}: return {number(video.episode_return)}{steps} "
-            f"(seed {self.seed})"
+            f"(seed {self.seed}{peer})"
         )
 
 

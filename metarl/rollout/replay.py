@@ -12,6 +12,7 @@ every device and costs no dependency.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -52,7 +53,11 @@ class Replay:
     """
 
     def __init__(
-        self, capacity: int, *, seed: int, frame_stack: int | None = None
+        self,
+        capacity: int,
+        *,
+        seed: int | Sequence[int],
+        frame_stack: int | None = None,
     ) -> None:
         """Make an empty replay.
 

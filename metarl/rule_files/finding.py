@@ -9,9 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from metarl.config import (
+    MUTUAL,
     ActorCriticConfig,
     PolicyGradientConfig,
     PPOConfig,
+    QLearningConfig,
     RandomConfig,
     RuleConfig,
 )
@@ -25,7 +27,9 @@ BUILT_IN: dict[str, RuleConfig] = {
     "actor_critic": ActorCriticConfig(),
     "policy_gradient": PolicyGradientConfig(),
     "ppo": PPOConfig(),
+    "q_learning": QLearningConfig(),
     "random": RandomConfig(),
+    **{kind: config() for kind, config in MUTUAL.items()},
 }
 """The hand-written rules that can be loaded by name, with their defaults."""
 

@@ -14,10 +14,16 @@ import jax
 import numpy as np
 from pydantic import JsonValue
 
-from metarl.config import CustomConfig, DiscoConfig, RuleConfig
+from metarl.config import (
+    MUTUAL,
+    CustomConfig,
+    DiscoConfig,
+    RuleConfig,
+    mutual_config,
+)
 from metarl.errors import UserError, nearest
 from metarl.rule_files import folder as rule_folder
-from metarl.rule_files.finding import BUILT_IN, find_rule
+from metarl.rule_files.finding import BUILT_IN, find_rule, shipped_rules
 from metarl.rule_files.manifest import (
     Manifest,
     Status,
@@ -66,8 +72,9 @@ def load_rule(path: str | Path) -> LoadedRule:
         `manifest.json`, the `rule.npz` in it, or a run (its newest rule is taken; the
         best one is in its folder `rule_best`); the name of a folder under
         `checkpoints/`, the working directory's or the package's; published Disco
-        weights as they are (what those have seen is then unknown); or a class of your
-        own as `module:Class`. The first of these that there is.
+        weights as they are (what those have seen is then unknown); a class of your
+        own as `module:Class`; or `BASE+RULE`, a mutual rule by its name on top of any
+        of these. The first of these that there is.
 
     Raises:
       UserError: there is no such rule, or its file is not what its manifest says.
@@ -77,6 +84,10 @@ def load_rule(path: str | Path) -> LoadedRule:
         return LoadedRule(make_rule(config), {}, new_manifest(config), str(path))
     if is_class_name(str(path)) and not Path(path).exists():
         return _load_class(str(path))
+    base, _, kind = str(path).rpartition("+")
+    is_there = Path(path).exists() or str(path) in shipped_rules()
+    if not is_there and base and (kind in MUTUAL or base in BUILT_IN):
+        return _combine(load_rule(base), kind)
     where, name = find_rule(path)
     if where.is_file():
         return _load_bare(where, name)
@@ -172,6 +183,19 @@ def check_params(
     leaves = [jax.device_put(arrays[path]) for path in shapes]
     params: Params = jax.tree_util.tree_unflatten(treedef, leaves)
     return params
+
+
+def _combine(base: LoadedRule, kind: str) -> LoadedRule:
+    """Return the mutual rule ``kind`` on ``base``, with that one's meta-parameters.
+
+    Raises:
+      UserError: there is no such rule, or it does not go with that base.
+    """
+    config = mutual_config(kind, base.manifest.config)
+    manifest = base.manifest.model_copy(update={"config": config, "kind": kind})
+    return LoadedRule(
+        make_rule(config), base.meta_params, manifest, f"{base.name}+{kind}", base.path
+    )
 
 
 def _load_class(name: str) -> LoadedRule:

@@ -10,6 +10,7 @@ from metarl.config import (
     LPGCriticConfig,
     PolicyGradientConfig,
     PPOConfig,
+    QLearningConfig,
     RandomConfig,
     RuleConfig,
 )
@@ -43,6 +44,10 @@ def make_rule(config: RuleConfig) -> UpdateRule:
             from metarl.rules.ppo import PPO
 
             return PPO(config)
+        case QLearningConfig():
+            from metarl.rules.q_learning import QLearning
+
+            return QLearning(config)
         case RandomConfig():
             from metarl.rules.random import Random
 
@@ -51,3 +56,7 @@ def make_rule(config: RuleConfig) -> UpdateRule:
             from metarl.rules.custom import make_custom
 
             return make_custom(config.rule)
+        case _:
+            from metarl.rules.mutual import make_mutual
+
+            return make_mutual(config, make_rule(config.base))

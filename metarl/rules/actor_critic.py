@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from metarl.config import ActorCriticConfig
 from metarl.numerics import Moments, ValueBins, masked_mean
 from metarl.returns import vtrace
-from metarl.rules.base import Head, Metrics, RuleSpec, Targets, UpdateRule
+from metarl.rules.base import Head, Metrics, RuleSpec, Targets
+from metarl.rules.critic import CriticRule, Judgement
 from metarl.rules.policy import importance_ratios, policy_terms
 from metarl.types import Experience, Outputs, Params, Transitions, drop_invalid
 
@@ -23,7 +24,7 @@ MAX_RHO = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
-class ActorCritic(UpdateRule):
+class ActorCritic(CriticRule):
     """V-trace actor-critic (Espeholt et al. 2018, section 4.2).
 
     Deliberate deviations: values are two-hot categoricals in signed-hyperbolic space,
@@ -57,35 +58,23 @@ class ActorCritic(UpdateRule):
     ) -> tuple[Targets, Moments, Metrics]:
         """Return ``advantages [T, B]`` and ``value [T, B, bins]``, the value target."""
         del meta_params, key
-        config, transitions = self.config, drop_invalid(experience.transitions)
+        transitions = drop_invalid(experience.transitions)
         # Targets are constants for the outer gradient too: values and ratios measure
         # the agent's behaviour, they are not a way to shape it.
         outputs = jax.lax.stop_gradient(experience.outputs)
-        steps = len(transitions.actions)
-        first_rows = {name: x[:steps] for name, x in outputs.items()}
-        rhos = importance_ratios(first_rows, transitions)
-        values = self.bins.to_scalar(outputs["v"])
-        errors, advantages = vtrace(
-            transitions.rewards,
-            config.discount * (1.0 - transitions.is_terminal),
-            jnp.minimum(rhos, MAX_RHO),
-            values,
-            trace_lambda=config.trace_lambda,
-            cut=transitions.cut,
-        )
+        values = self.state_values(outputs)
+        judged = self.judge(transitions, outputs, values)
         own = transitions.own
         metrics = {
             "value": masked_mean(values[:-1], own),
-            "td": masked_mean(errors, own),
-            "adv": masked_mean(advantages, own),
-            "rho": masked_mean(rhos, own),
+            "td": masked_mean(judged.errors, own),
+            "adv": masked_mean(judged.advantages, own),
+            "rho": masked_mean(_ratios(outputs, transitions), own),
         }
-        if config.normalize_advantages:
-            rule_state = rule_state.update(advantages, own, config.moments_decay)
-            advantages = rule_state.normalize(advantages, subtract_mean=False)
+        advantages, rule_state = self.scale(rule_state, judged.advantages, own)
         targets = {
             "advantages": advantages,
-            "value": self.bins.to_probs(values[:-1] + errors),
+            "value": self.bins.to_probs(values[:-1] + judged.errors),
         }
         return targets, rule_state, metrics
 
@@ -109,3 +98,38 @@ class ActorCritic(UpdateRule):
         )
         metrics = {"policy_loss": policy_loss, "value_loss": value_loss}
         return loss * transitions.own, metrics
+
+    def state_values(self, outputs: Outputs) -> jax.Array:
+        """Return the values ``[...]`` of the categorical head."""
+        return self.bins.to_scalar(outputs["v"])
+
+    def judge(
+        self, transitions: Transitions, outputs: Outputs, values: jax.Array
+    ) -> Judgement:
+        """Return V-trace errors and advantages; weights are ratios of 1 at most."""
+        weights = jnp.minimum(_ratios(outputs, transitions), MAX_RHO)
+        errors, advantages = vtrace(
+            transitions.rewards,
+            self.config.discount * (1.0 - transitions.is_terminal),
+            weights,
+            values,
+            trace_lambda=self.config.trace_lambda,
+            cut=transitions.cut,
+        )
+        return Judgement(errors, advantages, weights)
+
+    def scale(
+        self, rule_state: Moments, advantages: jax.Array, own: jax.Array
+    ) -> tuple[jax.Array, Moments]:
+        """Return advantages over their running deviation, if so configured."""
+        if not self.config.normalize_advantages:
+            return advantages, rule_state
+        rule_state = rule_state.update(advantages, own, self.config.moments_decay)
+        return rule_state.normalize(advantages, subtract_mean=False), rule_state
+
+
+def _ratios(outputs: Outputs, transitions: Transitions) -> jax.Array:
+    """Return the importance ratios ``[T, B]``, of outputs ``[T+1, B, ...]``."""
+    steps = len(transitions.actions)
+    first_rows = {name: x[:steps] for name, x in outputs.items()}
+    return importance_ratios(first_rows, transitions)

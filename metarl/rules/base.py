@@ -23,6 +23,9 @@ Targets = dict[str, jax.Array]
 REGULARIZERS = ("target_kl", "l2_pi", "l2_y")
 """Names of `UpdateRule.regularizers`, beside all that begin with ``squared_mean``."""
 
+Reads = Literal["own", "peers", "pool"]
+"""What of its group's batch an agent is shown; see `RuleSpec`."""
+
 RuleState = Any
 """What a rule carries over one lifetime: any pytree, known to the rule alone."""
 
@@ -35,12 +38,15 @@ class Head:
       name: key in the network's outputs, in DiscoRL's names (`logits`, `y`, `z` ...).
       size: width of the last axis.
       per_action: whether the output has one row per action, ``[A, size]``; such
-        heads come from the action-conditional model.
+        heads come from the action-conditional model, unless they are `on_torso`.
       taken: whether the loss reads no row of a per-action output but that of the
         action taken. It is then handed that row alone, ``[T, B, size]``, and a
         gradient step costs no more than for a head of the state.
       zero_init: whether the weights of the last layer begin at zero, in networks that
         are built here. For heads of the state alone.
+      on_torso: whether a per-action output is one MLP's on the torso, for all actions
+        at once, as in deep Q-networks. It costs what a head of the state of
+        ``A * size`` does.
     """
 
     name: str
@@ -48,11 +54,15 @@ class Head:
     per_action: bool = False
     taken: bool = False
     zero_init: bool = False
+    on_torso: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse the row of an action where there are none, and what is not built."""
-        if self.taken and not self.per_action:
-            raise ValueError(f"head '{self.name}': taken=True needs per_action=True")
+        """Refuse what is said of rows of actions where there are none, and unbuilt."""
+        for option in ("taken", "on_torso"):
+            if getattr(self, option) and not self.per_action:
+                raise ValueError(
+                    f"head '{self.name}': {option}=True needs per_action=True"
+                )
         if self.zero_init and self.per_action:
             raise ValueError(f"head '{self.name}': zero_init is for heads of the state")
 
@@ -82,6 +92,12 @@ class RuleSpec:
       minibatch_of: whether minibatches take whole `trajectories`, or `transitions`
         (everything flattened to ``[1, M]``, for losses that read step t alone).
       target_network: how target parameters are kept.
+      reads: what of its group's batch an agent is shown; the columns C of every array
+        ``[T, C, ...]`` that the rule gets. `own`: its own B trajectories, and no peers
+        (P = 0), as if it were alone. `peers`: its own B trajectories, and what its
+        P = K - 1 peers predict on them. `pool`: the K B trajectories of the whole
+        group, which it may learn from (`transitions.own` tells whose they are), and
+        what its peers predict on all of them.
     """
 
     heads: tuple[Head, ...]
@@ -89,6 +105,7 @@ class RuleSpec:
     minibatches: int = 1
     minibatch_of: Literal["trajectories", "transitions"] = "trajectories"
     target_network: TargetNetwork = TargetNetwork()
+    reads: Reads = "own"
 
 
 class UpdateRule(abc.ABC):

@@ -43,6 +43,11 @@ def importance_ratios(outputs: Outputs, transitions: Transitions) -> jax.Array:
         ``logits``, or ``log_pi_a`` as in `policy_terms`.
       transitions: with the actions, and what the policy that acted gave them.
     """
+    return jnp.exp(log_importance_ratios(outputs, transitions))
+
+
+def log_importance_ratios(outputs: Outputs, transitions: Transitions) -> jax.Array:
+    """Return the logarithm of `importance_ratios`, ``[T, B]``."""
     actions = transitions.actions
     if transitions.behaviour_log_pi_a is None:
         log_mu = jax.nn.log_softmax(transitions.behaviour_logits)
@@ -50,4 +55,4 @@ def importance_ratios(outputs: Outputs, transitions: Transitions) -> jax.Array:
     else:
         log_mu_a = transitions.behaviour_log_pi_a
     log_pi_a, _ = policy_terms(outputs, actions)
-    return jnp.exp(log_pi_a - log_mu_a)
+    return log_pi_a - log_mu_a

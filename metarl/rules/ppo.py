@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from metarl.config import PPOConfig
 from metarl.numerics import masked_mean
 from metarl.returns import vtrace
-from metarl.rules.base import Head, Metrics, RuleSpec, RuleState, Targets, UpdateRule
+from metarl.rules.base import Head, Metrics, RuleSpec, RuleState, Targets
+from metarl.rules.critic import CriticRule, Judgement
 from metarl.rules.policy import importance_ratios, policy_terms
 from metarl.types import Experience, Outputs, Params, Transitions, drop_invalid
 
@@ -23,7 +24,7 @@ DEVIATION_EPSILON = 1e-8
 
 
 @dataclasses.dataclass(frozen=True)
-class PPO(UpdateRule):
+class PPO(CriticRule):
     """Proximal policy optimisation (Schulman et al. 2017, Eqs. 7, 9 and 11).
 
     Advantages and value targets are made once per batch, from the values of the
@@ -55,20 +56,12 @@ class PPO(UpdateRule):
     ) -> tuple[Targets, RuleState, Metrics]:
         """Return ``advantages``, ``value`` and ``old_value``, each ``[T, B]``."""
         del meta_params, key
-        config, transitions = self.config, drop_invalid(experience.transitions)
+        transitions = drop_invalid(experience.transitions)
         # Values are constants for the outer gradient too: they measure the agent's
         # behaviour, they are not a way to shape it.
-        values = jax.lax.stop_gradient(experience.outputs["v"][..., 0])
-        # With ratios of 1, the errors of V-trace are generalised advantages
-        # (Schulman et al. 2016, Eq. 16): sums of (discount * lambda)^k delta_{t+k}.
-        advantages, _ = vtrace(
-            transitions.rewards,
-            config.discount * (1.0 - transitions.is_terminal),
-            jnp.ones_like(transitions.rewards),
-            values,
-            trace_lambda=config.trace_lambda,
-            cut=transitions.cut,
-        )
+        outputs = jax.lax.stop_gradient(experience.outputs)
+        values = self.state_values(outputs)
+        advantages = self.judge(transitions, outputs, values).advantages
         targets = {
             "advantages": advantages,
             "value": values[:-1] + advantages,
@@ -109,6 +102,35 @@ class PPO(UpdateRule):
             "clip_fraction": (ratios != clipped).astype(loss.dtype),
         }
         return loss * transitions.own, metrics
+
+    def state_values(self, outputs: Outputs) -> jax.Array:
+        """Return the values ``[...]``, which are the head itself."""
+        return outputs["v"][..., 0]
+
+    def judge(
+        self, transitions: Transitions, outputs: Outputs, values: jax.Array
+    ) -> Judgement:
+        """Return generalised advantages, which are the values' errors too."""
+        del outputs
+        # With ratios of 1, the errors of V-trace are generalised advantages
+        # (Schulman et al. 2016, Eq. 16): sums of (discount * lambda)^k delta_{t+k}.
+        ones = jnp.ones_like(transitions.rewards)
+        advantages, _ = vtrace(
+            transitions.rewards,
+            self.config.discount * (1.0 - transitions.is_terminal),
+            ones,
+            values,
+            trace_lambda=self.config.trace_lambda,
+            cut=transitions.cut,
+        )
+        return Judgement(advantages, advantages, ones)
+
+    def scale(
+        self, rule_state: RuleState, advantages: jax.Array, own: jax.Array
+    ) -> tuple[jax.Array, RuleState]:
+        """Return the advantages as they are: the loss normalises each minibatch."""
+        del own
+        return advantages, rule_state
 
     def _value_loss(self, values: jax.Array, targets: Targets) -> jax.Array:
         """Return half the squared error ``[T, B]``; the larger one where clipped."""

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import tiny
 
-from metarl.agents import group, lesson
+from metarl.agents import group
 from metarl.agents.agent import Agent, AgentState
+from metarl.agents.batch import minibatch, others
 from metarl.config import ActorCriticConfig, OptimizerConfig, PolicyGradientConfig
 from metarl.errors import UserError
 from metarl.rules.actor_critic import ActorCritic
@@ -51,66 +52,78 @@ def at(tree: object, index: int | slice) -> object:
     return jax.tree.map(lambda x: x[index], tree)
 
 
-# --- Pooling and peers ------------------------------------------------------------
+# --- What agents are shown --------------------------------------------------------
 
 
-def test_a_pooled_trajectory_knows_its_owner() -> None:
-    rollouts = tiny.rollouts(0, 3, batch=2)
-    batch = group.pool(rollouts)
-    assert batch.observations.shape == (6, 6, tiny.OBSERVATION)
-    assert batch.transitions.rewards.shape == (5, 6)
-    assert int(batch.env_steps) == 3 * 5 * 2
-    for peer in range(3):
-        for b in range(2):
-            column = 2 * peer + b
-            np.testing.assert_array_equal(
-                batch.observations[:, column], rollouts.observations[peer, :, b]
-            )
-            np.testing.assert_array_equal(
-                batch.transitions.rewards[:, column],
-                rollouts.transitions.rewards[peer, :, b],
-            )
-            assert batch.returns[column] == rollouts.returns[peer, b]
+def test_every_agent_is_told_its_own_score_before_its_peers() -> None:
+    agent = tiny.agent_for(tiny.Scaled(reads="peers"))
+    states, rollouts = new_agents(agent, 0, 3), tiny.rollouts(0, 3)
+    scores = jnp.array([1.0, jnp.nan, 3.0])
+    scored = dataclasses.replace(rollouts, score=scores)
+    meta_params = agent.rule.init_params(jax.random.key(0))
+    update, key = compiled(agent), jax.random.key(1)
+    _, record = update(meta_params, states, scored, key)
+    order = np.array([[0, 1, 2], [1, 2, 0], [2, 0, 1]])
+    np.testing.assert_array_equal(record.experience.scores, scores[order])
+    # Scores that nobody keeps are none, and not zeros.
+    _, record = update(meta_params, states, rollouts, key)
+    assert record.experience.scores is None
 
 
 def test_others_are_all_agents_but_oneself() -> None:
-    assert lesson.others(1).shape == (1, 0)
-    np.testing.assert_array_equal(lesson.others(2), [[1], [0]])
-    np.testing.assert_array_equal(lesson.others(3), [[1, 2], [2, 0], [0, 1]])
-    for k, row in enumerate(np.asarray(lesson.others(5))):
+    assert others(1).shape == (1, 0)
+    np.testing.assert_array_equal(others(2), [[1], [0]])
+    np.testing.assert_array_equal(others(3), [[1, 2], [2, 0], [0, 1]])
+    for k, row in enumerate(np.asarray(others(5))):
         assert sorted([*row, k]) == list(range(5))
 
 
-def test_what_an_agent_is_told(x64: None) -> None:
-    rule = tiny.Scaled()
-    agent = tiny.agent_for(rule)
+@pytest.mark.parametrize("reads", ["own", "peers", "pool"])
+def test_what_an_agent_is_told(x64: None, reads: str) -> None:
+    agent = tiny.agent_for(tiny.Scaled(reads=reads))
     states = new_agents(agent, 0, 3)
-    rollouts = tiny.rollouts(3, 3)
-    _, record = compiled(agent)(META_PARAMS, states, rollouts, jax.random.key(0))
-    experience = record.experience
-    pooled = group.pool(rollouts)
-    flat = pooled.observations.reshape(-1, tiny.OBSERVATION)
+    rollouts = tiny.rollouts(3, 3, batch=2)
+    after, record = compiled(agent)(META_PARAMS, states, rollouts, jax.random.key(0))
+    experience, pool = record.experience, tiny.pooled(rollouts)
+
+    def logits(k: int, observations: jax.Array) -> np.ndarray:
+        flat = observations.reshape(-1, tiny.OBSERVATION)
+        found = agent.network.apply(at(states.params, k), flat)["logits"]
+        return np.asarray(found).reshape(*observations.shape[:2], -1)
+
     for k in range(3):
-        expected_own = np.repeat(np.arange(3) == k, 3) & np.asarray(
-            pooled.transitions.valid
+        shown = pool if reads == "pool" else at(rollouts, k)
+        is_own = np.repeat(np.arange(3) == k, 2) if reads == "pool" else True
+        transitions = at(experience.transitions, k)
+        np.testing.assert_array_equal(
+            transitions.own, is_own & np.asarray(shown.transitions.valid)
         )
-        np.testing.assert_array_equal(experience.transitions.own[k], expected_own)
-        logits = agent.network.apply(at(states.params, k), flat)["logits"]
+        np.testing.assert_array_equal(
+            transitions.rewards,
+            np.where(shown.transitions.valid, shown.transitions.rewards, 0),
+        )
         np.testing.assert_allclose(
-            experience.outputs["logits"][k].reshape(logits.shape), logits, rtol=1e-12
+            experience.outputs["logits"][k],
+            logits(k, shown.observations),
+            rtol=1e-12,
+            atol=1e-12,
         )
-        for p, other in enumerate(np.asarray(lesson.others(3)[k])):
-            np.testing.assert_array_equal(
+        peers = [] if reads == "own" else list(np.asarray(others(3)[k]))
+        assert len(experience.peers.outputs["logits"][k]) == len(peers)
+        for p, other in enumerate(peers):
+            np.testing.assert_allclose(
                 experience.peers.outputs["logits"][k, p],
-                experience.outputs["logits"][other],
+                logits(other, shown.observations),
+                rtol=1e-12,
+                atol=1e-12,
             )
-        np.testing.assert_array_equal(experience.peers.returns[k], pooled.returns)
-        np.testing.assert_array_equal(experience.peers.success[k], pooled.success)
+        np.testing.assert_array_equal(experience.peers.returns[k], shown.returns)
+        np.testing.assert_array_equal(experience.peers.success[k], shown.success)
     assert experience.target_outputs == {}
+    assert experience.peers.present.shape == (3, len(peers))
     assert np.all(experience.peers.present)
     # The group's age counts everyone's steps.
-    after, _ = compiled(agent)(META_PARAMS, states, rollouts, jax.random.key(0))
-    np.testing.assert_array_equal(after.env_steps, np.full(3, 3 * 15))
+    np.testing.assert_array_equal(after.env_steps, np.full(3, 3 * 10))
     np.testing.assert_array_equal(after.agent_updates, np.ones(3))
 
 
@@ -214,11 +227,7 @@ def test_peers_that_a_rule_ignores_are_independent_agents(x64: None, name: str) 
         single = dataclasses.replace(single, env_steps=after.env_steps[one])
         tiny.assert_close(at(after, one), single)
         tiny.assert_close(at(record.metrics, one), single_record.metrics)
-        columns = slice(3 * k, 3 * k + 3)
-        tiny.assert_close(
-            {key: x[k, :, columns] for key, x in record.targets.items()},
-            {key: x[0] for key, x in single_record.targets.items()},
-        )
+        tiny.assert_close(at(record.targets, one), single_record.targets)
     # Whatever stands in the peers' data leaves no trace, to the bit.
     garbage = jax.tree.map(
         lambda ours, other: jnp.concatenate([ours[:1], other[1:]]),
@@ -239,7 +248,7 @@ def test_a_group_is_differentiated_jointly(x64: None) -> None:
     states = new_agents(agent, 3, 2)
     rollouts = tiny.rollouts(30, 2)
     after, _ = compiled(agent)(META_PARAMS, states, rollouts, jax.random.key(0))
-    batch = group.pool(rollouts)
+    batch = tiny.pooled(rollouts)
     flat = jax.tree.map(np.asarray, batch.transitions)
 
     def joint(w: jax.Array) -> jax.Array:
@@ -300,24 +309,32 @@ def test_learn_weighs_the_loss_alone(x64: None) -> None:
 # --- Epochs and minibatches -------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["trajectories", "transitions"])
-@pytest.mark.parametrize("peers", [1, 2])
-def test_epochs_and_minibatches_are_a_loop(x64: None, kind: str, peers: int) -> None:
-    rule = tiny.Scaled(epochs=2, minibatches=3, minibatch_of=kind)
+@pytest.mark.parametrize(
+    ("kind", "peers", "reads"),
+    [
+        ("trajectories", 1, "own"),
+        ("transitions", 2, "own"),
+        ("trajectories", 2, "peers"),
+        ("transitions", 2, "pool"),
+    ],
+)
+def test_epochs_and_minibatches_are_a_loop(
+    x64: None, kind: str, peers: int, reads: str
+) -> None:
+    rule = tiny.Scaled(epochs=2, minibatches=3, minibatch_of=kind, reads=reads)
     agent = linear_agent(rule)
     states, rollouts = new_agents(agent, 6, peers), tiny.rollouts(60, peers)
     key = jax.random.key(8)
     after, _ = compiled(agent)(META_PARAMS, states, rollouts, key)
 
-    batch = jax.tree.map(np.asarray, group.pool(rollouts))
-    observations, transitions = batch.observations[:-1], batch.transitions
-    owner = np.broadcast_to(np.arange(3 * peers) // 3, transitions.valid.shape)
+    # Every peer learns from the same trajectories, or transitions, of its own.
+    batch = jax.tree.map(np.asarray, rollouts)
+    observations, transitions = batch.observations[:, :-1], batch.transitions
     if kind == "transitions":
-        observations = observations.reshape(1, -1, tiny.OBSERVATION)
-        transitions, owner = jax.tree.map(
-            lambda x: x.reshape(1, -1, *x.shape[2:]), (transitions, owner)
+        observations, transitions = jax.tree.map(
+            lambda x: x.reshape(peers, 1, -1, *x.shape[3:]), (observations, transitions)
         )
-    size = observations.shape[1] // 3
+    size = observations.shape[2] // 3
     w = [np.asarray(x) for x in states.params["w"]]
     adams = [AdamByHand(agent.optimizer) for _ in range(peers)]
     _, minibatch_key = jax.random.split(key)
@@ -325,10 +342,11 @@ def test_epochs_and_minibatches_are_a_loop(x64: None, kind: str, peers: int) -> 
         order = np.asarray(jax.random.permutation(epoch_key, 3 * size))
         assert sorted(order) == list(range(3 * size))
         for chosen in order.reshape(3, size):
-            part = jax.tree.map(lambda x, i=chosen: x[:, i], transitions)
             for k in range(peers):
-                own = owner[:, chosen] == k
-                grad = policy_gradient_by_hand(w[k], observations[:, chosen], part, own)
+                part = jax.tree.map(lambda x, k=k, i=chosen: x[k][:, i], transitions)
+                own = np.ones(part.valid.shape, bool)
+                seen = observations[k][:, chosen]
+                grad = policy_gradient_by_hand(w[k], seen, part, own)
                 w[k] = adams[k].step(w[k], grad)
     for k in range(peers):
         np.testing.assert_allclose(after.params["w"][k], w[k], rtol=1e-10, atol=1e-12)
@@ -336,6 +354,23 @@ def test_epochs_and_minibatches_are_a_loop(x64: None, kind: str, peers: int) -> 
     # Targets are computed once per batch, and the agent's age counts batches.
     np.testing.assert_array_equal(after.rule_state["updates"], np.ones(peers))
     np.testing.assert_array_equal(after.agent_updates, np.ones(peers))
+
+
+def test_a_minibatch_is_of_the_same_transitions_of_every_owner() -> None:
+    # Entry [k, t, 10 owner + b] is told by its digits.
+    digits = np.arange(2)[:, None, None] * 1000 + np.arange(3)[:, None] * 100
+    x = jnp.asarray(digits + np.concatenate([np.arange(4), 10 + np.arange(4)]))
+    index = jnp.array([5, 2])  # t B + b: the transitions (1, 1) and (0, 2)
+    (found,) = minibatch((x,), index, of="transitions", owners=2)
+    np.testing.assert_array_equal(
+        found, [[[101, 2, 111, 12]], [[1101, 1002, 1111, 1012]]]
+    )
+    (found,) = minibatch((x,), jnp.array([3]), of="trajectories", owners=2)
+    assert found.shape == (2, 3, 2)
+    np.testing.assert_array_equal(found[1, 2], [1203, 1213])
+    # As of peers, where there are none.
+    (found,) = minibatch((jnp.zeros((2, 3, 4, 0)),), index, of="transitions")
+    assert found.shape == (2, 1, 2, 0)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,29 @@ def test_without_heads_per_action_there_is_no_action_model():
     }
 
 
+def test_heads_per_action_can_stand_on_the_torso():
+    """Those of a deep Q-network are one layer of A outputs, and need no LSTM."""
+    heads = (Head("q", 2, per_action=True, on_torso=True),)
+    config = NetworkConfig(torso=MLPTorso(hidden=(4,)))
+    network = build_network(config, RuleSpec(heads=heads), 3)
+    observations = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    params = jax.jit(network.init)(jax.random.key(0), observations)
+    assert shapes(params) == {
+        "torso/linear_0": {"w": (5, 4), "b": (4,)},
+        "q/linear_0": {"w": (4, 6), "b": (6,)},
+    }
+    q = jax.jit(network.apply)(params, observations)["q"]
+    flat = observations @ params["torso/linear_0"]["w"] @ params["q/linear_0"]["w"]
+    np.testing.assert_allclose(q, flat.reshape(6, 3, 2), atol=1e-6)
+    # Beside them, heads of the action model are as they were.
+    both = build_network(TINY, RuleSpec(heads=(*heads, *spec(3, 5).heads[2:3])), 3)
+    params = jax.eval_shape(both.init, jax.random.key(0), observations)
+    assert {name.split("/")[0] for name in params} == {"torso", "q", "action_model"}
+    assert jax.eval_shape(both.apply, params, observations)["z"].shape == (6, 3, 5)
+    with pytest.raises(ValueError, match="on_torso=True needs per_action=True"):
+        Head("q", 2, on_torso=True)
+
+
 def test_last_layers_of_state_heads_start_small():
     config = NetworkConfig(torso=MLPTorso(hidden=(4,)), head_hidden=(100,))
     network = build_network(config, disco_spec(3), 3)

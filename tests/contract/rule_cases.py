@@ -14,15 +14,22 @@ from contract.experience import make_experience
 
 from metarl.config import (
     ActorCriticConfig,
+    AdvantageSharingConfig,
+    DeepMutualLearningConfig,
     DiscoConfig,
     LPGConfig,
     LPGCriticConfig,
+    MutualQConfig,
+    PeerRolloutPoolingConfig,
     PolicyGradientConfig,
     PPOConfig,
+    QLearningConfig,
+    SuccessGatedTransferConfig,
 )
 from metarl.numerics import Moments
 from metarl.rules import make_rule
 from metarl.rules.base import RuleState, UpdateRule
+from metarl.rules.mutual.base import MutualRule
 from metarl.types import Experience, Outputs, Params, Transitions, drop_invalid, pytree
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "rules.md"
@@ -40,6 +47,7 @@ RULES: dict[str, UpdateRule] = {
     "policy_gradient": make_rule(PolicyGradientConfig()),
     "actor_critic": make_rule(ActorCriticConfig(num_bins=11, max_abs_value=5.0)),
     "ppo": make_rule(PPOConfig()),
+    "q_learning": make_rule(QLearningConfig(double=True, trace_lambda=0.9)),
     "disco": make_rule(
         DiscoConfig(
             prediction_size=7,
@@ -65,15 +73,35 @@ RULES: dict[str, UpdateRule] = {
     ),
     "docs_example": documented_rule(),
 }
+"""Single-agent rules."""
+
+_BASE = RULES["actor_critic"].config
+ALL_RULES: dict[str, UpdateRule] = RULES | {
+    config.kind: make_rule(config)
+    for config in (
+        DeepMutualLearningConfig(base=_BASE),
+        PeerRolloutPoolingConfig(base=_BASE),
+        AdvantageSharingConfig(base=_BASE),
+        SuccessGatedTransferConfig(base=_BASE, success="quantile"),
+        MutualQConfig(),
+    )
+}
+"""And mutual ones, here of an agent alone; `test_mutual.py` gives them peers."""
 
 OPEN_HEADS: dict[str, set[str]] = {
     "policy_gradient": set(),
     "actor_critic": set(),
     "ppo": set(),
+    "q_learning": set(),
     "disco": {"y", "z"},
     "lpg": {"logits", "y"},
     "lpg_critic": {"y"},
     "docs_example": set(),
+    "deep_mutual_learning": set(),
+    "peer_rollout_pooling": set(),
+    "advantage_sharing": set(),
+    "success_gated_transfer": set(),
+    "mutual_q": set(),
 }
 """Heads, own and of the target network, that targets are differentiable in. The
 gradient stops at all others: they describe the agent, and are not paths by which the
@@ -82,6 +110,8 @@ meta-gradient may shape it. LPG differentiates all that its LSTM sees."""
 
 def hold_moments(rule: UpdateRule) -> UpdateRule:
     """Return the rule with running moments that stay where they are."""
+    if isinstance(rule, MutualRule):
+        return dataclasses.replace(rule, base=hold_moments(rule.base))
     if not hasattr(getattr(rule, "config", None), "moments_decay"):
         return rule  # It has none.
     config = rule.config.model_copy(update={"moments_decay": 1.0})
@@ -221,5 +251,5 @@ def measure(rule: UpdateRule, case: Case) -> dict[str, object]:
 def jitted(
     fn: Callable[[UpdateRule, Case], dict[str, object]], name: str
 ) -> Callable[[Case], dict[str, object]]:
-    """Return ``fn`` of a rule of `RULES`, compiled once for all tests."""
-    return jax.jit(functools.partial(fn, RULES[name]))
+    """Return ``fn`` of a rule of `ALL_RULES`, compiled once for all tests."""
+    return jax.jit(functools.partial(fn, ALL_RULES[name]))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contract.rule_cases import (
-    RULES,
+    ALL_RULES,
     Case,
     fill_moments,
     hold_moments,
@@ -27,7 +27,7 @@ from metarl.rules.base import UpdateRule
 from metarl.types import Outputs, Transitions, drop_invalid
 
 pytestmark = pytest.mark.usefixtures("x64")
-each_rule = pytest.mark.parametrize("name", RULES)
+each_rule = pytest.mark.parametrize("name", ALL_RULES)
 
 
 def _bits_equal(left: object, right: object) -> None:
@@ -84,11 +84,11 @@ def _where_masked(result: dict[str, object], mask: jax.Array) -> dict[str, objec
 
 @each_rule
 def test_invalid_transitions_change_nothing(name):
-    case = make_case(RULES[name])
+    case = make_case(ALL_RULES[name])
     t = case.experience.transitions
     assert jnp.sum(~t.valid) >= 2
     assert jnp.any(~t.valid[:-1] & t.valid[1:])  # followed by existing ones
-    garbage = make_case(RULES[name], seed=1).experience.transitions
+    garbage = make_case(ALL_RULES[name], seed=1).experience.transitions
     changed = _with_transitions(
         case,
         actions=jnp.where(t.valid, t.actions, (t.actions + 1) % 3),
@@ -105,7 +105,7 @@ def test_invalid_transitions_change_nothing(name):
 
 @each_rule
 def test_outputs_of_invalid_transitions_change_nothing(name):
-    case = make_case(RULES[name])
+    case = make_case(ALL_RULES[name])
     valid = np.array(case.experience.transitions.valid)
     # Three observations that are neither the first nor the final frame of a
     # transition that exists: at the start, between two invalid ones, at the end.
@@ -114,7 +114,7 @@ def test_outputs_of_invalid_transitions_change_nothing(name):
     rows = np.zeros((valid.shape[0] + 1, valid.shape[1]), bool)
     rows[0, 1], rows[3, 2], rows[-1, 0] = True, True, True
     nothing = jnp.zeros(valid.shape, bool)
-    other = make_case(RULES[name], seed=1)
+    other = make_case(ALL_RULES[name], seed=1)
     changed = _overwrite(case, other, nothing, jnp.asarray(rows))
     before, after = (jitted(measure, name)(x) for x in (case, changed))
     _bits_equal(_where_masked(before, valid), _where_masked(after, valid))
@@ -122,7 +122,7 @@ def test_outputs_of_invalid_transitions_change_nothing(name):
 
 @each_rule
 def test_trajectories_of_other_agents_change_nothing(name):
-    case, other = make_case(RULES[name]), make_case(RULES[name], seed=1)
+    case, other = make_case(ALL_RULES[name]), make_case(ALL_RULES[name], seed=1)
     foreign = jnp.zeros_like(case.experience.transitions.own).at[:, 1].set(True)
     case, other = (
         _with_transitions(x, own=~foreign, valid=x.experience.transitions.valid)
@@ -139,7 +139,7 @@ def test_trajectories_of_other_agents_change_nothing(name):
 
 @each_rule
 def test_a_batch_without_a_valid_transition_changes_nothing(name):
-    case = make_case(RULES[name])
+    case = make_case(ALL_RULES[name])
     case = dataclasses.replace(case, rule_state=fill_moments(case.rule_state))
     valid = jnp.zeros_like(case.experience.transitions.valid)
     result = jitted(measure, name)(_with_transitions(case, valid=valid))
@@ -153,7 +153,7 @@ def test_a_batch_without_a_valid_transition_changes_nothing(name):
 
 @each_rule
 def test_learn_weighs_the_loss_alone(name):
-    case = make_case(RULES[name])
+    case = make_case(ALL_RULES[name])
     learn = jnp.roll(case.experience.transitions.learn, 1, axis=0)
     assert np.any(learn != case.experience.transitions.learn)
     changed = _with_transitions(case, learn=learn)
@@ -182,7 +182,7 @@ def _observe(rule: UpdateRule, case: Case) -> dict[str, object]:
 @each_rule
 @pytest.mark.parametrize("flag", ["is_terminal", "cut"])
 def test_nothing_reaches_back_over_an_end(name, flag):
-    rule, steps, batch = hold_moments(RULES[name]), 6, 4
+    rule, steps, batch = hold_moments(ALL_RULES[name]), 6, 4
     ends = np.array([0, 2, 3, 4])  # the transition that ends each trajectory
     case, other = make_case(rule), make_case(rule, seed=1)
     case = dataclasses.replace(case, rule_state=fill_moments(case.rule_state))

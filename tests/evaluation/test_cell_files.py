@@ -11,7 +11,7 @@ from stored_cells import COLUMNS, cell, rows_of, store
 
 from metarl.atomic_files import write_new_file
 from metarl.errors import UserError
-from metarl.evaluation import results, results_tables
+from metarl.evaluation import amendments, results, results_tables
 from metarl.evaluation.amendments import update_statuses
 from metarl.evaluation.cells import plan
 from metarl.evaluation.results import CurveRow, Video
@@ -41,7 +41,8 @@ def test_settings_say_what_the_protocol_sets(tmp_path):
 
 def test_a_cell_is_read_as_it_was_written(tmp_path):
     videos = (Video("final", "videos/a.mp4", 0.5, 100),)
-    store(tmp_path, cell("Catch-v0", 2), videos=videos)
+    store(tmp_path, cell("Catch-v0", 2))
+    amendments.add_videos(tmp_path, cell("Catch-v0", 2), videos)
     store(tmp_path, cell("Catch-v0", 1))
     first, second = results.read_cells(tmp_path)
     assert (first.result.seed, first.videos) == (1, ())
@@ -160,8 +161,7 @@ def test_who_stores_a_cell_first_stores_it(tmp_path, monkeypatch, has_links):
 
         monkeypatch.setattr(os, "link", refuse)
     one, called = cell(), []
-    videos = (Video("final", "videos/a.mp4", 0.5, 100),)
-    assert store(tmp_path, one, 0.5, videos=videos, before=lambda: called.append(1))
+    assert store(tmp_path, one, 0.5, before=lambda: called.append(1))
     (path,) = (tmp_path / "cells").iterdir()
     stored = path.read_bytes()
     assert not store(tmp_path, one, 0.25, before=lambda: called.append(2))

@@ -10,8 +10,8 @@ import pytest
 from stored_cells import cell, episodes, rows_of
 
 from metarl.evaluation import results, results_tables, training
+from metarl.evaluation.cell_run import CellRun
 from metarl.evaluation.results import CurveRow
-from metarl.evaluation.runner import CellRun
 
 
 def test_the_result_is_the_mean_of_the_last_100_episodes():

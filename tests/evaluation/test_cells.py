@@ -98,6 +98,21 @@ def test_a_rules_options_may_be_its_familys_and_are_a_part_of_the_cell():
     assert [cell.rule.rule.config.clip for cell in cells] == [0.1, 0.2]
 
 
+NAMED = "rules=[{name: mine, update_rule: {kind: ppo, clip: 0.3}}]"
+
+
+def test_a_configuration_gives_rules_options_and_names():
+    given = [CATCH, "seeds=[1]"]
+    mine, theirs = plan(["mine", "ppo"], overrides=[*given, NAMED])
+    assert (mine.rule.name, mine.name) == ("mine", "mine__Catch-v0__seed1")
+    assert mine.identity()["update_rule"]["clip"] == 0.3
+    # Settings follow the kind; what a rule is called changes no other one's cells.
+    assert mine.settings == theirs.settings
+    (same,) = plan(["ppo"], overrides=given)
+    assert theirs.identity() == same.identity()
+    assert mine.identity() != same.identity()
+
+
 def test_what_decides_a_result_is_its_identity():
     def identity(*overrides: str) -> dict[str, object]:
         (cell,) = plan(["actor_critic"], overrides=[CATCH, "seeds=[1]", *overrides])
@@ -128,6 +143,30 @@ def test_what_decides_a_result_is_its_identity():
 @pytest.mark.parametrize(
     ("rules", "overrides", "message"),
     [
+        (
+            ["ppo"],
+            [CATCH, "rules=[{name: ppo, update_rule: {kind: ppo}}]"],
+            r"^rules: 'ppo' is the name of a rule that there is$",
+        ),
+        (
+            ["a"],
+            [
+                CATCH,
+                "rules=[{name: a, update_rule: {kind: ppo}}, "
+                "{name: a, update_rule: {kind: random}}]",
+            ],
+            r"^rules: two are called 'a'$",
+        ),
+        (
+            ["d"],
+            [CATCH, "rules=[{name: d, update_rule: {kind: disco}}]"],
+            r"^rules: 'd' is of kind disco, which is evaluated by its file",
+        ),
+        (
+            ["b"],
+            [CATCH, "rules=[{name: b, update_rule: {kind: ppo, clap: 1}}]"],
+            r"^rules\[0\]\.update_rule\.clap=1: unknown key; did you mean 'clip'\? ",
+        ),
         (["actor_crit"], [CATCH], "actor_critic"),
         (["actor_critic"], ["environment.suite=catch_5x"], "catch_5x5"),
         (["actor_critic"], [], "suite"),

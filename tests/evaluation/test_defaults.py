@@ -7,12 +7,14 @@ import pytest
 from metarl.config import (
     AgentConfig,
     AtariOptions,
+    DeepMutualLearningConfig,
     DiscoConfig,
     EnvironmentConfig,
     EvaluationConfig,
     LPGConfig,
     LPGCriticConfig,
     MLPTorso,
+    MutualQConfig,
     NatureTorso,
     NetworkConfig,
     OptimizerConfig,
@@ -23,6 +25,8 @@ from metarl.errors import UserError
 from metarl.evaluation.defaults import rule_for, settings_for
 from metarl.rule_files import LoadedRule, load_rule, new_manifest
 from metarl.rules import make_rule
+
+DML_OF_PPO = DeepMutualLearningConfig(base=PPOConfig())
 
 
 def discovered(agent: dict | None = None) -> LoadedRule:
@@ -138,6 +142,36 @@ def test_ppo_gets_the_reference_settings_on_atari():
     mine = PPOConfig(epochs=3)
     other = LoadedRule(make_rule(mine), {}, new_manifest(mine), "mine")
     assert rule_for(other, "atari") is other
+
+
+@pytest.mark.parametrize(
+    ("family", "batch", "kept"),
+    [("cartpole", 32, 1000), ("catch", 64, 20_000), ("atari", 256, 32_768)],
+)
+def test_q_learning_replays_transitions(family, batch, kept):
+    found = settings(load_rule("q_learning"), family)
+    replay, num_envs = found.replay, found.environment.num_envs
+    assert replay.ratio * num_envs * found.rollout_length == batch
+    assert replay.capacity * found.rollout_length == kept
+    assert found.agent.optimizer.max_abs_update == 10  # never reached
+    # Of what is acted, each transition is learned from as often as is usual.
+    assert replay.ratio == (32 if family == "cartpole" else 8)
+    assert found.environment.clip_rewards == (family == "atari")
+
+
+def test_q_learning_on_classic_control_is_the_published_learner():
+    found = settings(load_rule("q_learning"), "cartpole")
+    assert (found.rollout_length, found.environment.num_envs) == (1, 1)
+    assert found.agent.optimizer.learning_rate == 1e-2
+    torso = MLPTorso(hidden=(8, 8), activate_final=True)
+    assert found.agent.network == NetworkConfig(torso=torso, activation="leaky_relu")
+
+
+def test_agents_of_a_mutual_rule_get_the_settings_of_its_base():
+    for config, base in ((MutualQConfig(), "q_learning"), (DML_OF_PPO, "ppo")):
+        mutual = LoadedRule(make_rule(config), {}, new_manifest(config), "m")
+        for family in ("cartpole", "catch", "atari"):
+            assert settings(mutual, family) == settings(load_rule(base), family)
 
 
 def test_the_budget_is_the_suites_unless_given():

@@ -17,7 +17,7 @@ import pytest
 from metarl import provenance
 from metarl.config import ActorCriticConfig, PolicyGradientConfig
 from metarl.errors import UserError
-from metarl.evaluation import evaluate, main, results_tables, runner
+from metarl.evaluation import cell_run, evaluate, main, results_tables, runner
 from metarl.evaluation.cells import plan
 from metarl.evaluation.results import Result
 from metarl.evaluation.runner import BatchRun
@@ -243,7 +243,7 @@ def test_the_status_follows_what_is_known_of_the_rule(tmp_path, capsys):
 
 
 def test_killed_between_cells_it_goes_on_with_the_missing_ones(tmp_path, monkeypatch):
-    write_cell = runner.make_result
+    write_cell = cell_run.make_result
     made = []
 
     def die_at_the_second(*args, **kwargs):
@@ -252,7 +252,7 @@ def test_killed_between_cells_it_goes_on_with_the_missing_ones(tmp_path, monkeyp
             raise KeyboardInterrupt
         return write_cell(*args, **kwargs)
 
-    monkeypatch.setattr(runner, "make_result", die_at_the_second)
+    monkeypatch.setattr(cell_run, "make_result", die_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, "seeds=[1, 2]", "cells_at_once=1")
     assert cell_file(tmp_path, 1).is_file()
@@ -286,14 +286,14 @@ def test_a_strange_file_in_the_folder_costs_no_cell(tmp_path, monkeypatch, capsy
         "merge_cells",
         lambda place: merges.append(1) or merge_cells(place),
     )
-    make_result = runner.make_result
+    make_result = cell_run.make_result
 
     def beside_a_stranger(*args, **kwargs):
         (tmp_path / "cells").mkdir(exist_ok=True)
         (tmp_path / "cells" / "strange.json").write_text("{")
         return make_result(*args, **kwargs)
 
-    monkeypatch.setattr(runner, "make_result", beside_a_stranger)
+    monkeypatch.setattr(cell_run, "make_result", beside_a_stranger)
     for seeds in ([1, 2, 3], [1, 2, 3, 4]):  # it is there at the start, too
         del merges[:]
         rows = run(tmp_path, f"seeds={seeds}", "cells_at_once=3")

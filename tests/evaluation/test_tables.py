@@ -21,8 +21,8 @@ def test_tables_have_the_columns_that_were_agreed(tmp_path):
     text = (tmp_path / "results.csv").read_text()
     assert text.splitlines() == [
         COLUMNS,
-        "actor_critic,Catch-v0,held_out,1,1,100,3,,,0,100,,0.001,False,",
-        "actor_critic,Catch-v0,held_out,2,1,100,3,0.5,,1,100,,0.001,False,",
+        "actor_critic,Catch-v0,held_out,1,1,100,3,,,0,100,,0.001,False,,,",
+        "actor_critic,Catch-v0,held_out,2,1,100,3,0.5,,1,100,,0.001,False,,0.5,0.5",
     ]
     rows = json.loads((tmp_path / "results.json").read_text())
     assert rows == [dataclasses.asdict(result) for result in merged]
@@ -30,9 +30,9 @@ def test_tables_have_the_columns_that_were_agreed(tmp_path):
     assert list(rows[0]) == COLUMNS.split(",")
     curves = (tmp_path / "curves.csv").read_text().splitlines()
     assert curves[:3] == [
-        "rule,game,seed,env_steps,agent_updates,episodes,mean_return",
-        "actor_critic,Catch-v0,1,50,2,1,",
-        "actor_critic,Catch-v0,1,100,4,2,0.25",
+        "rule,game,seed,env_steps,agent_updates,episodes,mean_return,group_size,peer",
+        "actor_critic,Catch-v0,1,50,2,1,,1,",
+        "actor_critic,Catch-v0,1,100,4,2,0.25,1,",
     ]
     assert len(curves) == 5
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tiny
 
-from metarl.agents import group, lesson
+from metarl.agents import group
+from metarl.agents.outputs import evaluate, evaluate_target
 from metarl.meta import linear_maps
 from metarl.meta.estimators import ReverseMode
 from metarl.meta.inner_loop import InnerLoop, Window
@@ -47,6 +48,7 @@ class Imitation(tiny.Scaled):
 
 DISCO = Disco(tiny.DISCO)
 PEERS = Imitation(peer_cost=0.3)
+POOL = Imitation(peer_cost=0.3, reads="pool")
 PULL = tiny.Scaled(peer_cost=0.3, target_network=TargetNetwork("copy", every=2))
 SCALED = {"gain": np.asarray(1.5), "bias": np.asarray(-0.25)}
 
@@ -108,6 +110,7 @@ def distance(found: object, expected: object) -> float:
         (PULL, 1, 1, True),
         (PULL, 4, 2, True),
         (PEERS, 4, 3, False),
+        (POOL, 4, 2, True),
     ],
     ids=[
         "disco",
@@ -115,6 +118,7 @@ def distance(found: object, expected: object) -> float:
         "one update",
         "peers and copied target",
         "targets read peers, no target network",
+        "the pool",
     ],
 )
 def test_it_equals_reverse_mode(
@@ -188,10 +192,11 @@ def test_heads_that_the_rule_stops_are_not_gone_back_through(x64: None) -> None:
     loop = loop_for(DISCO)
     window = jax.tree.map(lambda x: x[0], window_for(DISCO, updates=1, peers=1))
     rollouts, key = jax.tree.map(lambda x: x[0], (window.rollouts, window.keys))
-    batch, agents = group.pool(rollouts), window.agents
+    agents = window.agents
+    batch = MixedMode(loop)._shown(agents, rollouts)
     function = MixedMode(loop)._lesson_of(agents, batch, key)
-    outputs, read = lesson.evaluate(loop.agent, agents.params, batch)
-    target = lesson.evaluate_target(loop.agent, agents.target_params, batch)
+    outputs, read = evaluate(loop.agent, agents.params, batch.rows)
+    target = evaluate_target(loop.agent, agents.target_params, batch.rows)
     arguments = (
         tiny.disco_params(7),
         linear_maps.floats(agents.rule_state),
@@ -200,7 +205,10 @@ def test_heads_that_the_rule_stops_are_not_gone_back_through(x64: None) -> None:
         read,
     )
     # Policies and values are inputs of the meta-network, no paths for its gradient.
-    assert linear_maps.open_heads(function, arguments) == ({"y", "z"}, {"y", "z"})
+    assert linear_maps.open_heads(function, arguments) == (
+        {".own['y']", ".own['z']"},
+        {"['y']", "['z']"},
+    )
 
 
 def test_memory_grows_with_the_number_of_updates_by_their_states_alone() -> None:

@@ -117,7 +117,7 @@ def test_none_is_made_up(tmp_path: Path) -> None:
     loaded = load_rule("actor_critic")
     first, second = _records(tmp_path, plan([loaded], overrides=[CATCH, "seeds=[1,2]"]))
     assert recipe(loaded, [first, second]) is None  # this board has no other name
-    settings = {**first.settings, "group_size": 2}
+    settings = {**first.settings, "unheard_of": 2}
     odd = dataclasses.replace(first, settings=settings)
     assert recipe(loaded, [odd]) is None
     # Two commands, of which neither gives both.

@@ -75,6 +75,7 @@ def test_a_folder_that_is_no_run_is_bad_input(tmp_path: Path) -> None:
         (["update_rule={kind: actor_critic}"], "update_rule.kind=actor_critic: a hand"),
         (["agent.network.torso={kind: nature}"], "'nature' takes frames"),
         (["initial_rule=nowhere"], "rule 'nowhere' is neither"),
+        (["initial_rule=ppo"], "initial_rule=ppo: a hand-written rule has no"),
     ],
 )
 def test_what_cannot_be_trained_leaves_no_run(

@@ -83,7 +83,9 @@ class _Mistake:
             case "tuple_type":
                 return f"{shown}: must be a list, such as [{_shown(value)}]"
             case "value_error":
-                return f"{shown}: {context['error']}"
+                # Of several settings of a section, whose text names them.
+                where = name if isinstance(value, Mapping) else shown
+                return f"{where}: {context['error']}"
             case kind:
                 return f"{shown}: {_EXPECTED.get(kind) or _sentence(self.error)}"
 

@@ -66,6 +66,7 @@ class Stack:
     Attributes:
       index: among the population's stacks.
       members: numbers of its groups in the population, which decide their seeds.
+      num_groups: of the population, in all its stacks.
       tasks: one per group.
       pool_spec: shapes of observations and actions.
       agent: what its agents have in common.
@@ -76,6 +77,7 @@ class Stack:
 
     index: int
     members: tuple[int, ...]
+    num_groups: int
     tasks: tuple[Task, ...]
     pool_spec: PoolSpec
     agent: Agent
@@ -191,7 +193,7 @@ def assemble(config: TrainConfig) -> Experiment:
     for member, task in enumerate(tasks):
         members.setdefault(_shapes(config, task), []).append(member)
     stacks = tuple(
-        _stack(config, rule, index, {member: tasks[member] for member in together})
+        _stack(config, rule, index, tasks, members=tuple(together))
         for index, together in enumerate(members.values())
     )
     names = dict.fromkeys(task.game.task_id for task in tasks)
@@ -214,10 +216,18 @@ def _shapes(config: TrainConfig, task: Task) -> object:
 
 
 def _stack(
-    config: TrainConfig, rule: UpdateRule, index: int, tasks: dict[int, Task]
+    config: TrainConfig,
+    rule: UpdateRule,
+    index: int,
+    tasks: tuple[Task, ...],
+    *,
+    members: tuple[int, ...],
 ) -> Stack:
-    """Return a stack of ``tasks`` by their groups' numbers, of equal shapes."""
-    first = next(iter(tasks.values()))
+    """Return a stack of those groups of a population that ``members`` numbers.
+
+    They are of equal shapes; ``tasks`` has one for each group of the population.
+    """
+    first = tasks[members[0]]
     config = settings_of(config, first.game.family)
     spec = pool_spec(first, config.environment)
     batch_size(config.population.replay, num_envs=config.environment.num_envs)
@@ -229,11 +239,12 @@ def _stack(
     )
     return Stack(
         index=index,
-        members=tuple(tasks),
-        tasks=tuple(tasks.values()),
+        members=members,
+        num_groups=len(tasks),
+        tasks=tuple(tasks[member] for member in members),
         pool_spec=spec,
         agent=agent,
-        estimator=_estimator(config, agent, groups=len(tasks)),
+        estimator=_estimator(config, agent, groups=len(members)),
         environment=config.environment,
         population=config.population,
     )

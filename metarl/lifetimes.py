@@ -51,18 +51,18 @@ class Lives:
     """
 
     def __init__(
-        self, lifetimes: Lifetimes, members: Sequence[int], *, seed: int
+        self, lifetimes: Lifetimes, members: Sequence[int], *, of: int, seed: int
     ) -> None:
         """Begin the first life of every group.
 
         Args:
           lifetimes: `population.lifetime_env_steps`.
           members: numbers of the groups in the population.
+          of: how many groups the population has, in all its stacks.
           seed: of the run.
         """
         self._lifetimes, self._members, self._seed = lifetimes, tuple(members), seed
-        groups = len(self._members)
-        self.first = (1 + np.arange(groups)) / groups
+        self.first = (1 + np.array(self._members)) / of
         self.begin(np.zeros(len(self._members), np.int64))
 
     def begin(self, count: npt.NDArray[np.int64]) -> None:
@@ -79,8 +79,8 @@ class Lives:
     def ended(self, env_steps: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
         """Return which of the groups, ``env_steps [G]`` old, are to be replaced.
 
-        The first lives are cut to evenly spaced parts of their budgets, so that from
-        then on the rule sees agents of all ages.
+        The first lives are cut to parts of their budgets that are evenly spaced over
+        the population, so that from then on the rule sees agents of all ages.
         """
         ended: npt.NDArray[np.bool_]
         part = np.where(self.count == 0, self.first, 1.0)

@@ -187,7 +187,7 @@ class Moments:
         mean = self.moment1 / weight
         variance = jnp.maximum(self.moment2 / weight - jnp.square(mean), 0)
         centred = x - mean if subtract_mean else x
-        # 1e-12 as in the released code (`initial` moments: x / 1e-6).
+        # 1e-12 as in the released code (`initial` moments: x / (1e-6 + floor)).
         return centred / (jnp.sqrt(variance + 1e-12) + floor)
 
 

@@ -178,6 +178,11 @@ def load_parent(path: Path, config: TrainConfig) -> LoadedRule:
       UserError: there is none, or it is not of the configured shape.
     """
     parent = load_rule(path)
+    if not parent.manifest.num_parameters:
+        raise UserError(
+            f"initial_rule={path}: a hand-written rule has no meta-parameters to start "
+            "from (allowed: a rule that was discovered; null for random ones)"
+        )
     if parent.manifest.config != config.update_rule:
         raise UserError(
             f"initial_rule: {path} has another configuration than update_rule; give "

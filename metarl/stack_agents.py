@@ -65,7 +65,10 @@ class StackAgents:
         self._config, self._measure = config, measure
         self._seed = config.seed if seed is None else seed
         self._lives = Lives(
-            stack.population.lifetime_env_steps, stack.members, seed=self._seed
+            stack.population.lifetime_env_steps,
+            stack.members,
+            of=stack.num_groups,
+            seed=self._seed,
         )
         self.population = self._newborn(None)
         self.actor = Actor(

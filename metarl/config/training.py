@@ -255,7 +255,8 @@ class PopulationConfig(Model):
     lifetime_env_steps: Lifetimes = 200_000_000
     """Environment steps after which an agent is replaced by a new one, and schedules
     end; a list: of each life one of them, drawn with probability proportional to its
-    inverse (N: 200, 100, 50 and 20 million). The first lives are staggered."""
+    inverse (N: 200, 100, 50 and 20 million). The first lives are staggered, over all
+    agents."""
     replay: PopulationReplayConfig = PopulationReplayConfig()
     chunk: PositiveInt = 1
     """The most agents that one device call acts for or updates together (vmap): where

@@ -35,8 +35,8 @@ from metarl.rules import make_rule
 
 Tree = config_loader.Tree
 
-# A third of the widths of Mnih et al. (2015) on the same frames: what two CPU cores
-# can start. The published sizes are a few overrides away.
+# Half of the widths of Mnih et al. (2015) and a convolution less, on the same frames:
+# what two CPU cores can start. The published sizes are a few overrides away.
 _SMALL_TORSO: Tree = {
     "kind": "nature",
     "channels": [16, 32],
@@ -368,7 +368,8 @@ def _shared(families: Mapping[str, JsonValue], family: Family) -> JsonValue:
     if family in PIXELS:
         return None
     sections = [x for other, x in families.items() if other not in PIXELS]
-    agreed = bool(sections) and all(section == sections[0] for section in sections)
+    # One family alone says nothing of another, whether or not pictures are beside it.
+    agreed = len(sections) > 1 and all(x == sections[0] for x in sections)
     return sections[0] if agreed else None
 
 

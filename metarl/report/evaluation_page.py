@@ -26,6 +26,8 @@ from metarl.report.scores import Evaluation, Task
 from metarl.report.tables import DataTable, render, swatch
 from metarl.report.videos import find_clips, show_clips
 
+FEW = 3
+"""Discovery seeds of which a bootstrap's interval holds the truth far too rarely."""
 LONG_LIST = 10
 """Games from which on their names are folded away."""
 
@@ -178,6 +180,7 @@ def _which_games(evaluation: Evaluation, group: Group) -> Markup:
         said += [
             f"{recipe.name}: {', '.join(recipe.members)} as one. Its intervals are "
             "over discovery seeds, which are drawn again too, and the agents of each."
+            + (" Of so few they are too narrow." if len(recipe.members) <= FEW else "")
             for recipe in evaluation.recipes
             if set(recipe.members) <= set(group.rules)
         ]

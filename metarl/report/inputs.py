@@ -21,7 +21,7 @@ from metarl.rule_files import folder as rule_folder
 from metarl.rule_files.manifest import parse_manifest
 
 CONFIG, METRICS, VERSIONS = "config.yaml", "metrics.jsonl", "versions.json"
-BEST_RULE = "rule_best"
+BEST_RULE, INITIAL_RULE = "rule_best", "initial_rule"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from pydantic import JsonValue
 
+from metarl.config import EnvironmentConfig
 from metarl.errors import UserError
 from metarl.rule_files import folder as rule_folder
 from metarl.rule_files.finding import BUILT_IN, find_rule, shipped_rules
@@ -73,7 +75,7 @@ def show_rule(rule: str | Path) -> str:
         ],
         ["source", _pairs(manifest.source)],
         ["configuration", _pairs(manifest.config.model_dump(mode="json"))],
-        ["agents", _pairs(manifest.agent)],
+        *_agents(manifest.agent),
         ["versions", _pairs(manifest.versions)],
         ["commit", manifest.commit or "-"],
         ["sha256", manifest.sha256 or "-"],
@@ -118,6 +120,36 @@ def _games(games: Sequence[str], is_complete: bool) -> str:
     if not is_complete:
         return f"{len(games)} known, maybe more: {', '.join(games)}".rstrip(": ")
     return f"{len(games)}: {', '.join(games)}" if games else "none"
+
+
+def _agents(section: Mapping[str, JsonValue]) -> list[list[str]]:
+    """Return rows on the agents: of the first family, and of those that differ."""
+    families = section.get("families")
+    first = _agent_facts(section)
+    rows = [["agents", first]]
+    for family, other in (families if isinstance(families, dict) else {}).items():
+        facts = _agent_facts(other if isinstance(other, dict) else {})
+        if facts != first:
+            rows.append([f"agents ({family})", facts])
+    return rows
+
+
+def _agent_facts(section: Mapping[str, JsonValue]) -> str:
+    """Return settings of agents; of their environments what is not the default.
+
+    Which games these are is said elsewhere.
+    """
+    facts = {k: v for k, v in section.items() if k not in ("families", "environment")}
+    environment = section.get("environment")
+    if isinstance(environment, dict):
+        default = EnvironmentConfig().model_dump(mode="json")
+        same = {"games", "suite", "num_envs", "num_threads"}  # num_envs is beside it
+        facts |= {
+            f"environment.{key}": value
+            for key, value in environment.items()
+            if key not in same and value != default.get(key)
+        }
+    return _pairs(facts)
 
 
 def _pairs(values: Mapping[str, object]) -> str:

@@ -63,9 +63,10 @@ class LPGCritic(LPG):
     thousand is but another good step. What all actions of a batch are reinforced by
     alike is left out.
 
-    All inputs are zero, or nearly, where a uniform policy sees no reward, and rewards,
-    values and advantages come in on a logarithmic scale: the first steps of
-    meta-training then are about rewards, and games differ less.
+    All inputs but those of the prediction and of ends are zero, or nearly, where a
+    uniform policy sees no reward, and rewards, values and advantages come in on a
+    logarithmic scale: the first steps of meta-training then are about rewards, and
+    games differ less.
     """
 
     config: LPGCriticConfig

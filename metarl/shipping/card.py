@@ -24,6 +24,7 @@ NO_LIMITS = "The author states no limits."
 _KINDS = {
     "disco": "DiscoRL, Oh et al. 2025",
     "lpg": "Learned Policy Gradient, Oh et al. 2020",
+    "lpg_critic": "that of Oh et al. 2020, which also sees a critic",
 }
 
 
@@ -145,7 +146,7 @@ def _machine_time(record: Record) -> str:
         said += f" and {format_duration(time.validation_s)} of validations"
     if record.choice != "newest":
         said += ", for the whole run"
-    return f"{said}, by `charts/SPS` in the run's metrics; starting up is not counted"
+    return f"{said}, by `charts/SPS` in the run's metrics, compiling included"
 
 
 def _machine(record: Record) -> str:

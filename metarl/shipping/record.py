@@ -15,7 +15,15 @@ from metarl.checkpoint import newest_metadata
 from metarl.config import EnvironmentConfig, TrackingConfig, TrainConfig
 from metarl.envs.tasks import resolve_environment
 from metarl.errors import UserError
-from metarl.report.inputs import BEST_RULE, CONFIG, TrainingRun, is_run, read_run
+from metarl.report.inputs import (
+    BEST_RULE,
+    CONFIG,
+    INITIAL_RULE,
+    METRICS,
+    TrainingRun,
+    is_run,
+    read_run,
+)
 from metarl.report.scores import Task
 from metarl.rule_files import LoadedRule, Manifest, load_rule
 from metarl.rule_files import folder as rule_folder
@@ -75,7 +83,7 @@ class Record:
     def initial_sha256(self) -> str:
         """Of the rule before any meta-step; empty where it is not kept."""
         try:
-            arrays, _ = rule_folder.read(self.run.path / "initial_rule")
+            arrays, _ = rule_folder.read(self.run.path / INITIAL_RULE)
         except OSError:
             return ""
         return rule_folder.sha256(arrays)
@@ -157,9 +165,17 @@ def _choose(path: Path) -> tuple[Path, Path, Choice]:
             return path, path / "rule", "newest"
         raise UserError(f"{path} is a run that has not saved a rule yet")
     parent = path.resolve().parent
-    if rule_folder.holds_rule(path) and is_run(parent):
+    of_run = rule_folder.holds_rule(path) and is_run(parent)
+    if of_run and path.name != INITIAL_RULE:
         return parent, path, "named"
-    what = "there is no such folder" if not path.exists() else "not a run"
+    if not path.exists():
+        what = "there is no such folder"
+    elif of_run and path.name == INITIAL_RULE:
+        what = "what the run began with, of which nothing is discovered"
+    elif (path / CONFIG).is_file():
+        what = f"a run without {METRICS}, which its card needs"
+    else:
+        what = "not a run"
     raise UserError(
         f"rules ship: {path}: {what} (allowed: the folder of a run of `metarl train`, "
         "or of a rule in one)"

@@ -13,6 +13,7 @@ from metarl.errors import UserError
 from metarl.evaluation.results import CellRecord, read_cells
 from metarl.report import compare
 from metarl.report.compare import STATUS_WORDS
+from metarl.report.inputs import INITIAL_RULE
 from metarl.report.markup import number
 from metarl.report.scores import (
     LEAST_TRUSTED_FIRST,
@@ -290,7 +291,8 @@ def _loaded(
         return record.name, record.rule
     if rule.name in BUILT_IN and not rule.sha256:
         return rule.name, load_rule(rule.name)
-    places = {record.run.path / "initial_rule": f"runs/{record.name}/initial_rule"}
+    initial = f"runs/{record.name}/{INITIAL_RULE}"
+    places = {record.run.path / INITIAL_RULE: initial}
     places |= {place: name for name, place in shipped_rules().items()}
     for cell in records:
         if isinstance(path := cell.about.get("rule_path"), str):

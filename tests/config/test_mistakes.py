@@ -114,8 +114,12 @@ TORSO = "agent.network.torso"
         ),
         (
             TORSO + "={kind: nature, channels: [1]}",
-            f'{TORSO}={{"kind": "nature", "channels": [1]}}: channels, kernels and '
-            "strides must have the same length, got 1, 3, 3",
+            f"{TORSO}: channels, kernels and strides must have the same length, got 1, "
+            "3, 3",
+        ),
+        (
+            "meta={window: sliding, slide: 3}",
+            "meta: slide=3 is more than the window's inner_updates=2",
         ),
         ("seed", "override 'seed': must be key=value or --key=value"),
         ("seed=[1", "override 'seed=[1': line 1, column 3: "),

@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 
 from metarl.config import (
+    ActionModelConfig,
     DiscoConfig,
     EvaluationConfig,
     ImpalaTorso,
     NatureTorso,
+    OptimizerConfig,
     TrainConfig,
 )
 from metarl.config_loader import dump, load
+from metarl.envs.tasks import resolve_environment
 from metarl.rollout.batches import batch_size
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -60,8 +63,28 @@ def test_atari57_is_the_published_recipe():
         0.997,
         0.95,
     )
+    assert value.moments_decay == 0.99
+    # Adam's step is clipped to 1, and nothing else of it is changed.
+    assert config.agent.optimizer == OptimizerConfig(
+        learning_rate=3e-4, schedule="constant", max_abs_update=1.0, weight_decay=0
+    )
     assert isinstance(config.agent.network.torso, ImpalaTorso)
     assert config.update_rule == DiscoConfig()
+    # Where the paper says nothing: the released notebook.
+    assert config.agent.network.action_model == ActionModelConfig(
+        lstm=256, head_hidden=(256,)
+    )
+    assert config.meta.regularizers.model_dump(exclude={"l2_pi", "l2_y"}) == {
+        "policy_entropy": 1e-2,
+        "y_entropy": 1e-3,
+        "z_entropy": 1e-3,
+        "squared_mean": 1e-3,
+        "target_kl": 1e-2,
+    }
+    # 57 games in lexicographic order, so that 14 of them have three agents.
+    tasks = resolve_environment(config.environment, same_shapes=True)
+    games = [task.game.task_id for task in tasks]
+    assert (len(games), games) == (57, sorted(games))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -240,6 +240,16 @@ def test_what_several_families_share_suits_another_without_pictures():
     assert settings(rule, "procgen") == settings(discovered(), "procgen")
 
 
+def test_one_family_without_pictures_says_nothing_of_another():
+    mixed = EnvironmentConfig(games=("Catch-v0", "Pong-v5"), num_envs=6)
+    section, _ = trained_on(mixed)
+    rule = discovered({**section, "families": {"catch": section, "atari": section}})
+    assert settings(rule, "minigrid") == settings(discovered(), "minigrid")
+    # As of a rule that has seen no pictures.
+    alone, _ = trained_on(EnvironmentConfig(suite="catch_5x5", num_envs=6))
+    assert settings(discovered(alone), "minigrid") == settings(rule, "minigrid")
+
+
 def test_a_rule_brings_what_it_was_meta_trained_with():
     section, agent = trained_on(EnvironmentConfig(suite="catch_5x5", num_envs=6))
     found = settings(discovered(section))

@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 import tiny
 
-from metarl.config import LPGConfig
+from metarl.config import LPGConfig, LPGCriticConfig
 from metarl.meta.inner_loop import InnerLoop, StepLog, Unrolled, Window
 from metarl.meta.mixed_mode import MixedMode
 from metarl.numerics import AdamState
 from metarl.rules.disco import Disco
 from metarl.rules.lpg import LPG
+from metarl.rules.lpg_critic import LPGCritic
 from metarl.types import Params
 
 REAL_STOP, REAL_VMAP = jax.lax.stop_gradient, jax.vmap
@@ -310,20 +311,38 @@ def test_the_meta_gradient_is_the_difference_with_stops_held(
     tiny.assert_same_bits(mixed, poisoned)
 
 
+SMALL_LSTM = {"prediction_size": 5, "lstm": 4, "embedding_hidden": 3}
+
+
+@pytest.mark.parametrize(
+    ("rule", "stops"),
+    [
+        # Nothing that the rule sees is stopped: in each update the largest logit of y,
+        # as an input and of its target, which cancels.
+        (LPG(LPGConfig(**SMALL_LSTM)), {"_less_largest": 2}),
+        # What the critic says, and the policy; and the largest logits of the values
+        # and of their loss, which cancel too.
+        pytest.param(
+            LPGCritic(LPGCriticConfig(**SMALL_LSTM, num_bins=7, max_abs_value=3.0)),
+            {"_less_largest": 4, "LPGCritic._judge": 1, "LPGCritic._seen": 1},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["lpg", "lpg_critic"],
+)
 def test_lpgs_meta_gradient_is_the_difference_with_stops_held(
-    x64: None, monkeypatch: pytest.MonkeyPatch
+    rule: LPG, stops: dict[str, int], x64: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rule = LPG(LPGConfig(prediction_size=5, lstm=4, embedding_hidden=3))
     loop = tiny.inner_loop_for(tiny.agent_for(rule, learning_rate=0.2), remat=False)
     window = tiny.window_for(loop, 1, updates=2, peers=1)
     window = dataclasses.replace(window, agents=tiny.warm(window.agents, 1))
     meta_params = jax.tree.map(lambda x: 2 * x, tiny.rule_params(rule, 0))
     loss, places = frozen_loss(loop, window, meta_params, monkeypatch)
-    # Nothing that the rule sees is stopped: in each update the largest logit of y, as
-    # an input and of its target, which cancels; the optimisers; the outer objective.
+    # Beside the rule's own: the optimisers, and the outer objective.
+    agent_layers = 1 + len(rule.spec(tiny.NUM_ACTIONS).heads)
     assert places == {
-        "_less_largest": 2 * 2,
-        "adam_direction": 2 * (2 * 3 + 2 * 2),
+        **{name: 2 * count for name, count in stops.items()},
+        "adam_direction": 2 * (2 * agent_layers + 2 * 2),
         "ValueFunction.advantages": 2 * 2 + 2,
         "ValueFunction.update": 2,
     }

@@ -156,9 +156,8 @@ def test_the_step_is_as_long_as_the_schedule_says(x64: None) -> None:
 
 
 def test_a_schedule_needs_a_length() -> None:
-    with pytest.raises(
-        UserError, match=r"meta\.optimizer=.*schedule=cosine needs sche"
-    ):
+    said = r"^meta\.optimizer: schedule=cosine needs schedule_meta_steps"
+    with pytest.raises(UserError, match=said):
         config_loader.load(TrainConfig, [], ["meta.optimizer.schedule=cosine"])
 
 

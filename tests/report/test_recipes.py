@@ -84,6 +84,7 @@ def test_the_page_shows_a_recipe_and_what_it_is_made_of(tmp_path):
     page, contents = write_report([tmp_path], together=["mine=mine1,mine2"])
     text = page.read_text()
     assert f"{NAME}: mine1, mine2" in text
+    assert "Of so few they are too narrow." in text
     (table,) = [t for t in contents.tables if t.name.startswith("aggregates")]
     assert NAME in [row[0] for row in table.rows]
 

@@ -126,6 +126,28 @@ def test_groups_of_one_base_seed_play_differently():
     assert np.any(rollout.observations[0] != rollout.observations[1])
 
 
+def test_recorded_logits_are_those_of_the_recorded_observations():
+    # A device that read the host's memory too late would have seen other ones. Of the
+    # chunks, one lies in one piece of that memory and the other does not.
+    states = make_states(1, 2, 3)
+    network = make_agent().network
+    apply = jax.jit(jax.vmap(lambda params, x: network.apply(params, x)["logits"]))
+    params = jax.tree.map(lambda x: x[:, 0], states.params)
+    for rollout in play(make_actor(3, chunk=2), states):
+        seen = rollout.observations[:, 0, :-1]
+        found = rollout.transitions.behaviour_logits[:, 0]
+        expected = np.asarray(apply(params, seen.reshape(3, -1, 5, 5)))
+        expected = expected.reshape(found.shape)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        assert np.abs(expected[:, 1:] - expected[:, :-1]).max() > 1e-4
+
+
+def test_a_device_with_memory_of_its_own_gets_the_same():
+    states, apart = make_states(1, 2), make_actor(2)
+    apart._shares_memory = False  # as on an accelerator: all that moves is said
+    assert_same(play(apart, states), play(make_actor(2), states))
+
+
 def test_own_keys_and_seed_index_make_a_group_independent_of_its_place():
     def of_seed_5(seeds: list[int]):
         actor = make_actor(len(seeds), seeds=seeds, seed_indices=[0] * len(seeds))

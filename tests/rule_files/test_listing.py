@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from small_rules import save_small, small_params
 
+from metarl.config import EnvironmentConfig
 from metarl.errors import UserError
 from metarl.rule_files import list_rules, show_rule
 
@@ -56,3 +57,23 @@ def test_show_prints_manifest_and_tensors(tmp_path: Path) -> None:
         np.sqrt(np.mean(gate**2)), rel=1e-3
     )
     assert "hand-written" in show_rule("policy_gradient")
+
+
+def test_show_tells_families_of_agents_apart_where_they_differ(tmp_path: Path) -> None:
+    environment = EnvironmentConfig().model_dump(mode="json")
+    section = {"rollout_length": 16, "num_envs": 4, "environment": environment}
+    clipped = {**section, "environment": {**environment, "clip_rewards": True}}
+    families = {
+        "catch": section,
+        "minigrid": {**section, "environment": {**environment, "games": ["x"]}},
+        "atari": clipped,
+    }
+    save_small(tmp_path / "mine", agent={**section, "families": families})
+    lines = show_rule(tmp_path / "mine").splitlines()
+    assert [line.split("  ")[0] for line in lines if line.startswith("agents")] == [
+        "agents",
+        "agents (atari)",
+    ]
+    (first, other) = (line for line in lines if line.startswith("agents"))
+    assert first.endswith("  rollout_length=16, num_envs=4")
+    assert other.endswith("num_envs=4, environment.clip_rewards=True")

@@ -62,6 +62,7 @@ def test_nothing_else_is_overwritten(
         ("{run} -o {out}/a.yaml", "'a.yaml' means something else"),
         ("{run} -o '{out}/my rule'", "'my rule' is no name for a rule"),
         ("{run}/checkpoints -o {out}/x", "there is no such folder"),
+        ("{run}/initial_rule -o {out}/x", "what the run began with"),
         ("{out} -o {out}/x", "not a run (allowed: the folder of a run"),
         ("{run} -o {out}/x --notes {out}/none.md", "No such file or directory"),
         ("{run} -o {out}/x --notes {out}/empty.md", "is empty; leave it out"),
@@ -83,6 +84,12 @@ def test_mistakes_are_one_line(
     assert line in error
     assert error.count("\n") == 1
     assert sorted(path.name for path in out.iterdir()) == ["empty.md"]
+
+
+def test_a_run_without_metrics_is_told_so(run: Path, shipped: Path) -> None:
+    (run / "metrics.jsonl").unlink()
+    with pytest.raises(UserError, match=r"a run without metrics\.jsonl, which its"):
+        ship_rule(run, shipped)
 
 
 def test_the_command(

@@ -46,7 +46,7 @@ def test_seed_group_and_life_alone_decide() -> None:
     assert draws(1, 0) != draws(1, 1)
     assert draws(1, 0) != draws(2, 0)
     # Which groups are beside it, and in which stack, is nothing to a group.
-    lives, alone = Lives(PAPER, range(8), seed=1), Lives(PAPER, [5], seed=1)
+    lives, alone = (Lives(PAPER, m, of=8, seed=1) for m in (range(8), [5]))
     for count in range(4):
         lives.begin(np.full(8, count))
         alone.begin(np.full(1, count))
@@ -56,10 +56,13 @@ def test_seed_group_and_life_alone_decide() -> None:
 
 
 def test_first_lives_are_parts_of_their_budgets() -> None:
-    lives = Lives((100,), range(4), seed=1)
-    np.testing.assert_array_equal(
-        lives.ended(np.array([24, 50, 76, 99], np.int32)), [False, True, True, False]
-    )
+    lives = Lives((100,), range(4), of=4, seed=1)
+    ages = np.array([24, 50, 76, 99], np.int32)
+    np.testing.assert_array_equal(lives.ended(ages), [False, True, True, False])
+    # Of the population, whatever the stack: a game alone in its stack too.
+    for i in range(4):
+        alone = Lives((100,), [i], of=4, seed=1)
+        np.testing.assert_array_equal(alone.ended(ages[[i]]), lives.ended(ages)[[i]])
     lives.begin(np.array([1, 1, 1, 0]))
     np.testing.assert_array_equal(
         lives.ended(np.array([25, 99, 100, 100], np.int32)), [False, False, True, True]

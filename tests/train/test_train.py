@@ -75,6 +75,7 @@ def test_a_folder_that_is_no_run_is_bad_input(tmp_path: Path) -> None:
         (["update_rule={kind: actor_critic}"], "update_rule.kind=actor_critic: a hand"),
         (["agent.network.torso={kind: nature}"], "'nature' takes frames"),
         (["initial_rule=nowhere"], "rule 'nowhere' is neither"),
+        (["initial_rule=ppo"], "initial_rule=ppo: a hand-written rule has no"),
     ],
 )
 def test_what_cannot_be_trained_leaves_no_run(
@@ -142,7 +143,11 @@ def test_non_finite_meta_gradients_stop_the_run(
 
     monkeypatch.setattr(StackTraining, "play", poisoned)
     assert run(config) == 1
-    assert "not finite in 2 meta-steps in a row" in capsys.readouterr().out
+    # The first tensor that is not finite, which a look at the checkpoint begins with.
+    first = jax.tree_util.tree_flatten_with_path(metarl.load_rule(folder).meta_params)
+    path = jax.tree_util.keystr(first[0][0][0])
+    said = capsys.readouterr().out
+    assert f"not finite in 2 meta-steps in a row, in {path} first" in said
     assert rows(folder)[-1]["meta/skipped"] == 4
     assert rows(folder)[-1]["meta/distance"] == 0
 

@@ -90,7 +90,9 @@ def test_heads_per_action_can_stand_on_the_torso():
     flat = observations @ params["torso/linear_0"]["w"] @ params["q/linear_0"]["w"]
     np.testing.assert_allclose(q, flat.reshape(6, 3, 2), atol=1e-6)
     # Beside them, heads of the action model are as they were.
-    both = build_network(TINY, RuleSpec(heads=(*heads, *spec(3, 5).heads[2:3])), 3)
+    both = build_network(
+        TINY, RuleSpec(heads=(*heads, *disco_spec(3, 5).heads[2:3])), 3
+    )
     params = jax.eval_shape(both.init, jax.random.key(0), observations)
     assert {name.split("/")[0] for name in params} == {"torso", "q", "action_model"}
     assert jax.eval_shape(both.apply, params, observations)["z"].shape == (6, 3, 5)

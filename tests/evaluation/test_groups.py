@@ -238,6 +238,15 @@ def test_groups_are_trained_stored_and_skipped(tmp_path, monkeypatch):
     assert run(PAIR) == pairs
 
 
+def test_peers_that_teach_each_other_learn_beside_each_other(tmp_path):
+    given = [*TINY, "seeds=[1]", f"results_dir={tmp_path}", PAIR]
+    (result,) = evaluate(["policy_gradient+deep_mutual_learning"], overrides=given)
+    assert result.group_size == 2
+    (path,) = (tmp_path / "tracking").rglob("metrics.jsonl")
+    rows = path.read_text().splitlines()
+    assert [json.loads(row)["losses/peers_present"] for row in rows] == [1.0] * 3
+
+
 class FailingRule(PolicyGradient):
     """Its loss is not finite where an even number of first logits is positive."""
 

@@ -74,7 +74,7 @@ def test_what_is_no_rule_hides_none(shipped: Path) -> None:
 
 
 def test_an_unknown_name_is_told_the_nearest(shipped: Path) -> None:
-    with pytest.raises(UserError, match="random, tiny; did you mean 'tiny'") as error:
+    with pytest.raises(UserError, match="mutual_q, tiny; did you mean 'tiny'") as error:
         load_rule("tinny")
     assert "\n" not in str(error.value)
 

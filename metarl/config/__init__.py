@@ -17,7 +17,11 @@ from metarl.config.agent import (
 )
 from metarl.config.base import Decay, Model, NonNegative, Positive, Probability
 from metarl.config.benchmarks import BenchConfig, BenchOptions
-from metarl.config.environment import AtariOptions, EnvironmentConfig
+from metarl.config.environment import (
+    AtariOptions,
+    DistractorsConfig,
+    EnvironmentConfig,
+)
 from metarl.config.evaluation import (
     EvaluationConfig,
     FinalScoreConfig,
@@ -83,6 +87,7 @@ __all__ = [
     "Decay",
     "DeepMutualLearningConfig",
     "DiscoConfig",
+    "DistractorsConfig",
     "EnvironmentConfig",
     "EvaluationConfig",
     "EvolutionConfig",

@@ -32,6 +32,28 @@ class AtariOptions(Model):
     max_episode_frames: PositiveInt = 108_000
 
 
+class DistractorsConfig(Model):
+    """Irrelevant pictures in the frames of a game, another one in every episode.
+
+    What is altered tells nothing, and lasts for an episode. Agents learn with a finite
+    set: clean frames, and `train` distractors, each as likely as another.
+    """
+
+    kind: Literal["none", "noise", "colours", "backgrounds"] = "none"
+    """`noise`: a fixed number is added to each pixel; `colours`: other brightness,
+    contrast, saturation and hue; `backgrounds`: coloured rectangles behind what is
+    brighter."""
+    train: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Distractors in the training set, beside clean frames. Larger sets contain the
+    smaller ones."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of the set, whatever the seed of the agents."""
+    strength: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """From clean frames (0) to the strongest. In parts of the full range: of `noise`
+    the largest number, of `backgrounds` the brightest colour; of `colours` the weight
+    of the altered picture beside the clean one."""
+
+
 class EnvironmentConfig(Model):
     """Which games, and how they are played."""
 
@@ -51,3 +73,7 @@ class EnvironmentConfig(Model):
     bounds the replay at resume; long against an episode, since the unfinished ones are
     dropped."""
     atari: AtariOptions = AtariOptions()
+    catch_pixels: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Pixels on each side of a cell, where Catch's board is seen as an RGB picture;
+    null: as numbers."""
+    distractors: DistractorsConfig = DistractorsConfig()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from metarl.config import EnvironmentConfig
 from metarl.envs.open_games import interface_of
 from metarl.envs.tasks import (
     FROZEN_LAKE_SIZE,
@@ -53,13 +54,20 @@ class Family:
     ended: Callable[[Raw, Array, Mapping[str, Array]], Bools]
 
 
-def family_of(task: Task) -> Family:
-    """Return how to read a task's environments."""
+def family_of(task: Task, config: EnvironmentConfig | None = None) -> Family:
+    """Return how to read a task's environments.
+
+    Args:
+      task: what is played.
+      config: how; None: as by default.
+    """
     name = task.game.task_id
     if task.game.family == "atari":
         return Family(_channels_last, lambda _, __, info: info["terminated"] != 0)
     if task.game.family == "catch":
         # EnvPool's Catch has no time limit.
+        if config is not None and config.catch_pixels is not None:
+            return Family(_board_picture, lambda _, rewards, __: rewards != 0)
         return Family(_copy, lambda _, rewards, __: rewards != 0)
     if task.game.family == "cartpole":
         return Family(_copy, lambda raw, _, __: _has_fallen(_array(raw)))
@@ -96,6 +104,14 @@ def _array(raw: Raw) -> Array:
 
 def _copy(raw: Raw, out: Array) -> None:
     np.copyto(out, _array(raw))
+
+
+def _board_picture(raw: Raw, out: Array) -> None:
+    """Write boards ``[B, H, W]`` as white squares on black, ``u8[B, sH, sW, 3]``."""
+    boards = _array(raw)
+    side = out.shape[1] // boards.shape[1]
+    squares = (boards != 0).repeat(side, axis=1).repeat(side, axis=2)
+    np.copyto(out, np.where(squares[..., None], np.uint8(255), np.uint8(0)))
 
 
 def _channels_last(raw: Raw, out: Array) -> None:

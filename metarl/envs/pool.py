@@ -11,6 +11,8 @@ What EnvPool does, and the tests pin:
 - environment i of a pool is seeded with seed + i, and all that happens follows from
   the seed and the actions, whatever the number of threads. It cannot save an emulator:
   a pool's state is its seed and its actions so far, and restoring replays them.
+
+What agents see may be altered by distractors (`distractors.py`), and by nothing else.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl.config import EnvironmentConfig
-from metarl.envs import families, suites, tasks
+from metarl.envs import distractors, families, suites, tasks
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -128,7 +130,10 @@ class Pool:
         self.num_threads = num_threads
         self._options = tasks.envpool_options(task, config)
         self._action_map = tasks.action_map(task, config)
-        self._family = families.family_of(task)
+        self._family = families.family_of(task, config)
+        self._distractors: distractors.DistractorSet | None = None
+        if config.distractors.kind != "none":
+            self._distractors = distractors.training_set(config.distractors, self.spec)
         self._env: _Environments | None = None
         self._in_flight = False
 
@@ -141,6 +146,7 @@ class Pool:
             environments = self._build()
             raw, info = environments.reset()
         self._env = environments
+        self._episode = np.zeros(self.num_envs, np.int64)  # of each environment
         self._observations = self._encode(raw)
         self._done = np.zeros(self.num_envs, np.bool_)
         self._lives = _lives(info, self.num_envs)
@@ -175,6 +181,14 @@ class Pool:
     def observations(self) -> Observations:
         """The newest observations ``[B, ...]``, read-only."""
         return self._observations
+
+    @property
+    def distractor_numbers(self) -> distractors.Numbers:
+        """Which distractor each environment shows in this episode, ``[B]``."""
+        if self._distractors is None:
+            return np.full(self.num_envs, distractors.CLEAN)
+        seeds = self.seed + np.arange(self.num_envs)
+        return distractors.draw(len(self._distractors), seeds, self._episode)
 
     def send(self, actions: npt.NDArray[np.integer]) -> None:
         """Let every environment take its action ``[B]``; returns at once."""
@@ -236,6 +250,7 @@ class Pool:
         self._in_flight = False
         self._steps += 1
         valid = ~self._done
+        self._episode += self._done
         self._done = terminated | truncated
         is_terminal = terminated.copy()
         if truncated.any():
@@ -268,6 +283,8 @@ class Pool:
             shape = (self.num_envs, *self.spec.observation_shape)
             into = np.empty(shape, self.spec.observation_dtype)
         self._family.encode(raw, into)
+        if self._distractors is not None:
+            self._distractors.alter(into, self.distractor_numbers)
         observations = into.view()
         observations.flags.writeable = False  # the caller and the pool share it
         return observations

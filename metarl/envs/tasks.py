@@ -63,6 +63,11 @@ class PoolSpec:
     action_meanings: tuple[str, ...]
     frame_stack: int | None = None
 
+    @property
+    def is_picture(self) -> bool:
+        """Whether observations are made of pixels."""
+        return self.observation_dtype == np.uint8 and len(self.observation_shape) == 3
+
 
 def apply_protocol(config: EnvironmentConfig) -> EnvironmentConfig:
     """Return the configuration with the options that `atari.protocol` names set.
@@ -106,6 +111,9 @@ def pool_spec(task: Task, config: EnvironmentConfig) -> PoolSpec:
         options = dict(task.options)
         shape = (options.get("height", 10), options.get("width", 5))
         dtype = np.dtype(np.float32)
+        if (side := config.catch_pixels) is not None:
+            shape = (side * shape[0], side * shape[1], 3)
+            dtype = np.dtype(np.uint8)
     elif family in STATE_SIZE:
         shape, dtype = (STATE_SIZE[family],), np.dtype(np.float32)
     elif family == "procgen":
@@ -206,9 +214,21 @@ def resolve_environment(
         availability.require(task.game.task_id, task.game.family)
         if task.game.family in ("gymnasium", "envpool"):
             open_games.interface_of(task.game.task_id)
+        _require_a_picture(task, config)
     if same_shapes:
         _require_same_shapes(tasks, config)
     return tuple(tasks)
+
+
+def _require_a_picture(task: Task, config: EnvironmentConfig) -> None:
+    kind = config.distractors.kind
+    if kind != "none" and not pool_spec(task, config).is_picture:
+        name, family = task.game.task_id, task.game.family
+        fix = " (it is with environment.catch_pixels=2)" if family == "catch" else ""
+        raise UserError(
+            f"environment.distractors.kind={kind}: is for games that agents see as "
+            f"pictures, and {name} is none{fix}"
+        )
 
 
 def tasks_named(names: Iterable[str], *, field: str) -> list[Task]:

@@ -39,6 +39,7 @@ _OWN = (
     "results_dir",
     "exp_name",
     "tuning",  # is itself done on validation games
+    "robustness",  # is of no score
     "tracking",
     "runtime",
 )

@@ -95,6 +95,8 @@ def refuse(
         together = config_loader.merge(together, parsed, layers=False)
     layers = [*(config_loader.read_yaml(Path(file)) for file in files), together]
     _refuse_atari_without_atari(config, layers)
+    _refuse_pixels_without_catch(config)
+    _refuse_of_no_distractors(config, layers)
     _refuse_overridden_by_protocol(config.environment, layers)
     if isinstance(config, TrainConfig):
         if config.families.get("atari"):
@@ -128,6 +130,62 @@ def _refuse_atari_without_atari(
         f"and {environment.suite or ', '.join(environment.games)} has no such game "
         "(leave it out)"
     )
+
+
+def _refuse_pixels_without_catch(config: TrainConfig | EvaluationConfig) -> None:
+    environment = config.environment
+    if environment.catch_pixels is None or not (environment.suite or environment.games):
+        return
+    tasks = resolve_environment(environment, same_shapes=False)
+    if not any(task.game.family == "catch" for task in tasks):
+        raise UserError(
+            f"environment.catch_pixels={environment.catch_pixels}: is for Catch alone, "
+            f"and {environment.suite or ', '.join(environment.games)} has no such game "
+            "(leave it out)"
+        )
+
+
+def _refuse_of_no_distractors(
+    config: TrainConfig | EvaluationConfig, layers: Sequence[_Section]
+) -> None:
+    is_none = config.environment.distractors.kind == "none"
+    needed = "environment.distractors.kind, such as backgrounds"
+    if is_none:
+        _refuse_unless(layers, ("environment", "distractors"), "kind", needed)
+    if isinstance(config, TrainConfig):
+        return
+    if config.robustness.episodes == 0:
+        _refuse_unless(layers, ("robustness",), "episodes", "robustness.episodes=100")
+    elif is_none:
+        raise UserError(
+            f"robustness.episodes={config.robustness.episodes}: compares frames with "
+            f"and without distractors, and there are none (give {needed}, too, or "
+            "leave this out)"
+        )
+
+
+def _refuse_unless(
+    layers: Sequence[_Section], path: tuple[str, ...], choice: str, needed: str
+) -> None:
+    """Refuse what is set in a section whose choice is off, unless it was turned off.
+
+    Args:
+      layers: what the user gave, later ones on top.
+      path: of the section.
+      choice: the field that turns it on; it is off.
+      needed: how to turn it on.
+    """
+    for layer in reversed(layers):
+        section = next(_all([layer], *path), {})
+        if choice in section:
+            return
+        if section:
+            name, value = next(iter(section.items()))
+            shown = value if isinstance(value, str) else json.dumps(value)
+            raise UserError(
+                f"{'.'.join(path)}.{name}={shown}: has no effect without {needed} "
+                "(give that too, or leave this out)"
+            )
 
 
 def _refuse_ratio_of_no_replay(

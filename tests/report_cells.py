@@ -10,7 +10,8 @@ from pathlib import Path
 from metarl.envs.suites import SUITES
 from metarl.evaluation import amendments, results
 from metarl.evaluation.cells import Cell, plan
-from metarl.evaluation.results import CurveRow, PeerRecord, Video
+from metarl.evaluation.results import AgentRecords, CurveRow, PeerRecord, Video
+from metarl.evaluation.robustness_records import Robustness
 from metarl.rule_files import load_rule
 
 ABOUT = {
@@ -59,6 +60,7 @@ def store(
     about: dict[str, object] | None = None,
     frames: int | None = None,
     peers: Sequence[PeerRecord] = (),
+    robustness: Sequence[Robustness] = (),
 ) -> None:
     """Write a cell that ends at ``final``; its curve climbs there from a tenth."""
     if curve is None:
@@ -77,7 +79,8 @@ def store(
     result = dataclasses.replace(result, wall_s=36.0)
     if frames is not None:
         result = dataclasses.replace(result, frames=frames)
-    results.write_cell(folder, cell, result, rows, about or ABOUT, peers=peers)
+    agents = AgentRecords(tuple(peers), tuple(robustness))
+    results.write_cell(folder, cell, result, rows, about or ABOUT, agents=agents)
     if videos:
         amendments.add_videos(folder, cell, videos)
 

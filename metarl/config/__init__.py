@@ -27,6 +27,7 @@ from metarl.config.evaluation import (
     FinalScoreConfig,
     NamedRuleConfig,
     ReplayConfig,
+    RobustnessConfig,
     TuningConfig,
 )
 from metarl.config.mutual import (
@@ -119,6 +120,7 @@ __all__ = [
     "RegularizerConfig",
     "ReplayConfig",
     "ReportConfig",
+    "RobustnessConfig",
     "RuleConfig",
     "RuntimeConfig",
     "ScalarValuesConfig",

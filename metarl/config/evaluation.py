@@ -33,6 +33,16 @@ class FinalScoreConfig(Model):
     """In their place, all that finish in this last share of `env_steps`."""
 
 
+class RobustnessConfig(Model):
+    """What agents do among distractors once they have learned; off with 0 episodes."""
+
+    episodes: Annotated[int, Field(ge=0, le=4096)] = 0
+    """That each agent plays, without learning, on clean frames, with the distractors
+    of `environment.distractors`, and with unseen ones: 3 times as many in all."""
+    unseen: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Distractors of the same kind that are in no training set."""
+
+
 class TuningConfig(Model):
     """A grid of learning rates, tried on validation games; off where it is empty.
 
@@ -74,6 +84,7 @@ class EvaluationConfig(Model):
     curve_points: PositiveInt = 20
     """Rows of each learning curve."""
     final_score: FinalScoreConfig = FinalScoreConfig()
+    robustness: RobustnessConfig = RobustnessConfig()
     tuning: TuningConfig = TuningConfig()
     cells_at_once: PositiveInt | None = None
     """Cells of equal shapes trained side by side in one program; None: as many as the

@@ -19,6 +19,7 @@ from metarl.envs.suites import GAMES, human_normalized_score
 from metarl.errors import UserError
 from metarl.evaluation.cell_files import FORMAT, not_a_cell, read_tree
 from metarl.evaluation.cells import Cell, completed_identity
+from metarl.evaluation.robustness_records import Robustness, of_tree
 from metarl.evaluation.shared_folder import locked
 
 CELLS = "cells"
@@ -126,6 +127,19 @@ class PeerRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class AgentRecords:
+    """What is stored of each agent of a cell.
+
+    Attributes:
+      peers: the agents of a group; none of a single agent.
+      robustness: of each agent; of none where that was not tested.
+    """
+
+    peers: tuple[PeerRecord, ...] = ()
+    robustness: tuple[Robustness, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class CellRecord:
     """All that is stored of a cell.
 
@@ -136,6 +150,7 @@ class CellRecord:
       about: what else is worth knowing, such as versions and seconds.
       videos: of its agents.
       peers: the agents of a group; none of a single agent.
+      robustness: of each agent; of none where that was not tested.
     """
 
     result: Result
@@ -144,6 +159,7 @@ class CellRecord:
     about: Mapping[str, Any]
     videos: tuple[Video, ...] = ()
     peers: tuple[PeerRecord, ...] = ()
+    robustness: tuple[Robustness, ...] = ()
 
 
 def make_result(
@@ -207,7 +223,7 @@ def write_cell(
     curve: Sequence[CurveRow],
     about: Mapping[str, object],
     *,
-    peers: Sequence[PeerRecord] = (),
+    agents: AgentRecords = AgentRecords(),
     before: Callable[[], None] | None = None,
 ) -> bool:
     """Store a finished cell, unless another process was first: its result stays.
@@ -218,7 +234,7 @@ def write_cell(
       result: its row.
       curve: its learning curve.
       about: what else is worth knowing, such as versions and seconds.
-      peers: the agents of a group.
+      agents: what is known of each.
       before: called right before it is stored, if it is.
 
     Returns:
@@ -232,8 +248,7 @@ def write_cell(
         "about": dict(about),
         "videos": [],
     }
-    if peers:
-        tree["peers"] = [dataclasses.asdict(peer) for peer in peers]
+    tree |= {name: found for name, found in dataclasses.asdict(agents).items() if found}
     path = cell_path(results_dir, cell)
     with changing(results_dir):
         if path.exists():
@@ -349,6 +364,7 @@ def read_record(path: Path) -> CellRecord:
                 )
                 for peer in tree.get("peers", ())
             ),
+            robustness=of_tree(tree.get("robustness", ())),
         )
     except KeyError as error:
         raise not_a_cell(path, f"{error} is missing") from None

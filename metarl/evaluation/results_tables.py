@@ -1,4 +1,4 @@
-"""The tables that are merged from finished cells: results.csv, curves.csv.
+"""The tables that are merged from finished cells: results, curves, robustness.
 
 A host module, above `results.py`.
 """
@@ -25,13 +25,15 @@ from metarl.evaluation.results import (
     read_record,
     write_tree,
 )
+from metarl.evaluation.robustness_records import COLUMNS as ROBUSTNESS_COLUMNS
+from metarl.evaluation.robustness_records import mean_over
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of one, as OWASP lists them."""
 
 
 def merge_cells(results_dir: Path) -> list[Result]:
-    """Write `results.csv`, `results.json` and `curves.csv` from all cells there are.
+    """Write `results.csv`, `.json`, `curves.csv`, `robustness.csv` from all cells.
 
     One process after another, so that no table is put in place of a newer one. A file
     that is not understood, as of a newer version, costs one line and its row.
@@ -54,6 +56,10 @@ def _merge(results_dir: Path) -> list[Result]:
     columns += [field.name for field in dataclasses.fields(CurveRow)]
     columns += ["group_size", "peer"]
     write_file(results_dir / "curves.csv", _csv(columns, points))
+    tested = [agent for record in records for agent in _tested(record)]
+    if tested:
+        columns = ["rule", "game", "seed", *ROBUSTNESS_COLUMNS, "group_size", "peer"]
+        write_file(results_dir / "robustness.csv", _csv(columns, tested))
     return [record.result for record in records]
 
 
@@ -71,6 +77,24 @@ def _points(record: CellRecord) -> Iterator[dict[str, object]]:
                 "group_size": result.group_size,
                 "peer": number or None,
             }
+
+
+def _tested(record: CellRecord) -> Iterator[dict[str, object]]:
+    """Yield a cell's rows of `robustness.csv`: its mean over peers, and each peer's."""
+    result, agents = record.result, record.robustness
+    mean = mean_over(agents)
+    if mean is None:
+        return
+    rows = [mean, *agents] if len(agents) > 1 else [mean]
+    for number, agent in enumerate(rows):
+        yield {
+            "rule": result.rule,
+            "game": result.game,
+            "seed": result.seed,
+            **dataclasses.asdict(agent),
+            "group_size": result.group_size,
+            "peer": number or None,
+        }
 
 
 def _readable(results_dir: Path) -> Iterator[CellRecord]:

@@ -185,6 +185,11 @@ class BatchRun:
         )
         return state
 
+    def peers_of(self, run: CellRun) -> list[AgentState]:
+        """Return the agents of a cell, all of its group."""
+        index = self.runs.index(run)
+        return [self.agents_of(index, peer=peer) for peer in range(self._peers)]
+
     def run(
         self,
         on_row: OnRow,

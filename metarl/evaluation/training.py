@@ -25,6 +25,7 @@ from metarl.evaluation.batches import batches
 from metarl.evaluation.cell_run import CellRun
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.mixing import require_one_of_a_name
+from metarl.evaluation.robustness import robustness_of
 from metarl.evaluation.runner import BatchRun, PeerMetrics, ToldToStop, never
 from metarl.evaluation.shared_folder import claimed
 from metarl.evaluation.videos import Camera, film_left
@@ -116,6 +117,7 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
 
         def on_finished(cell_run: CellRun) -> None:
             assert cell_run.result is not None
+            robustness = robustness_of(cell_run.cell, run.agent, run.peers_of(cell_run))
             seconds = time.perf_counter() - started
             about = {
                 **_about(cell_run.cell, results_dir),
@@ -132,7 +134,7 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
                 result,
                 cell_run.curve,
                 about,
-                peers=cell_run.peers,
+                agents=results.AgentRecords(tuple(cell_run.peers), robustness),
                 before=functools.partial(camera.secure, cell_run),
             )
             if not is_ours:

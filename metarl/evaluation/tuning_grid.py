@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from metarl.config import EvaluationConfig, RandomConfig, TuningConfig
+from metarl.config import EvaluationConfig, RandomConfig, RobustnessConfig, TuningConfig
 from metarl.config.base import single_precision
 from metarl.envs import suites
 from metarl.envs.suites import Family
@@ -232,10 +232,11 @@ def _with_rate(cell: Cell, rate: float) -> Cell:
 
 
 def _as_try(cell: Cell) -> Cell:
-    """Return a cell that nobody films and that tries nothing itself."""
+    """Return a cell that nobody films or tests and that tries nothing itself."""
     settings = cell.settings.model_copy(
         update={
             "tuning": TuningConfig(),
+            "robustness": RobustnessConfig(),
             "videos": False,
             "exp_name": f"{cell.settings.exp_name}-tuning",
         }

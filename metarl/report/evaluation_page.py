@@ -15,6 +15,7 @@ from metarl.report import (
     evaluation_tables,
     game_cards,
     groups,
+    robustness,
 )
 from metarl.report.cautions import finding
 from metarl.report.compare import Group
@@ -75,6 +76,8 @@ def evaluation_sections(
     ]
     peers = _peers(page)
     sections += [Section("peers", "Peers of each group", peers)] if peers else []
+    tested = _robustness(page)
+    sections += [Section("robustness", "Among distractors", tested)] if tested else []
     videos = _videos(page)
     sections += [Section("videos", "Videos", videos)] if videos else []
     sections += [
@@ -269,6 +272,20 @@ def _peers(page: _Page) -> Markup | None:
     figures = map(page.keep, groups.peer_figures(page.evaluation))
     shown = [tag("p", text, class_="caption"), page.table(table), show_figures(figures)]
     return join(shown)
+
+
+def _robustness(page: _Page) -> Markup | None:
+    table = robustness.robustness_table(page.evaluation)
+    if not table.rows:
+        return None
+    text = (
+        "Agents that have learned play once more, without learning. Numbers are "
+        "interquartile means over seeds, in brackets their 95 % bootstrap intervals; "
+        "of a group each seed is the mean over its peers. KL is that from the policy "
+        "on a clean frame to the policy on the same frame with a distractor, in nats, "
+        "mean over the states of the play on clean frames."
+    )
+    return join([tag("p", text, class_="caption"), page.table(table)])
 
 
 def _videos(page: _Page) -> Markup | None:

@@ -117,11 +117,7 @@ def _refuse_atari_without_atari(
     environment = config.environment
     if not given or not (environment.suite or environment.games):
         return  # that games are needed is said elsewhere
-    games = [t.game for t in resolve_environment(environment, same_shapes=False)]
-    # Rates are tried in the same environment; rules are validated in another.
-    tried = config.tuning.games if isinstance(config, EvaluationConfig) else ()
-    games += [task.game for task in tasks_named(tried, field="tuning.games")]
-    if any(game.family == "atari" for game in games):
+    if "atari" in _families_of(config):
         return
     value = environment.model_dump(mode="json")["atari"][given[0]]
     shown = value if isinstance(value, str) else json.dumps(value)
@@ -136,13 +132,21 @@ def _refuse_pixels_without_catch(config: TrainConfig | EvaluationConfig) -> None
     environment = config.environment
     if environment.catch_pixels is None or not (environment.suite or environment.games):
         return
-    tasks = resolve_environment(environment, same_shapes=False)
-    if not any(task.game.family == "catch" for task in tasks):
+    if "catch" not in _families_of(config):
         raise UserError(
             f"environment.catch_pixels={environment.catch_pixels}: is for Catch alone, "
             f"and {environment.suite or ', '.join(environment.games)} has no such game "
             "(leave it out)"
         )
+
+
+def _families_of(config: TrainConfig | EvaluationConfig) -> set[Family]:
+    """Return the families of all games that are played in the environment section."""
+    tasks = [*resolve_environment(config.environment, same_shapes=False)]
+    # Rates are tried in the same environment; rules are validated in another.
+    if isinstance(config, EvaluationConfig):
+        tasks += tasks_named(config.tuning.games, field="tuning.games")
+    return {task.game.family for task in tasks}
 
 
 def _refuse_of_no_distractors(

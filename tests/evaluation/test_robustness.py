@@ -347,3 +347,11 @@ def test_distractors_can_be_turned_off_over_a_file(tmp_path):
     assert cell.settings.environment.distractors.kind == "none"
     assert EvaluationConfig().robustness.episodes == 0
     assert TrainConfig().environment.distractors.kind == "none"
+
+
+def test_catch_that_only_tries_rates_may_be_a_picture():
+    given = ["environment.games=[Breakout-v5]", "environment.catch_pixels=2"]
+    tries = ["tuning.games=[Catch-v0]", "tuning.learning_rates=[1e-3]"]
+    assert len(plan([small_rule()], overrides=[*given, *tries])) == 3
+    with pytest.raises(UserError, match="is for Catch alone, and Breakout-v5 has no"):
+        plan([small_rule()], overrides=given)

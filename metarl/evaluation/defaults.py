@@ -352,7 +352,9 @@ def _trained_with(manifest: Manifest, family: Family) -> Tree | None:
         return None
     if of_family is None and _family_of(environment) != family:
         return None
-    kept = ("atari", "clip_rewards", "num_envs")
+    kept = ["atari", "clip_rewards", "num_envs"]
+    # A network of convolutions cannot read the board as numbers.
+    kept += ["catch_pixels"] if family == "catch" else []
     tree: Tree = {
         "agent": agent,
         "replay": section.get("replay", {"capacity": 0}),

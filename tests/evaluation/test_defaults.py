@@ -9,6 +9,7 @@ from metarl.config import (
     AtariOptions,
     DeepMutualLearningConfig,
     DiscoConfig,
+    DistractorsConfig,
     EnvironmentConfig,
     EvaluationConfig,
     LPGConfig,
@@ -259,6 +260,23 @@ def test_a_rule_brings_what_it_was_meta_trained_with():
     assert found.replay.capacity == 0
     # What is played is the user's choice, not the rule's.
     assert found.environment.suite is None
+
+
+def test_its_board_is_a_picture_where_it_was_one_in_meta_training():
+    pictures = EnvironmentConfig(
+        suite="catch_5x5",
+        catch_pixels=3,
+        distractors=DistractorsConfig(kind="noise"),
+    )
+    section, _ = trained_on(pictures)
+    rule = discovered({**section, "families": {"catch": section}})
+    found = settings(rule).environment
+    assert found.catch_pixels == 3
+    # What it is tested among is the user's choice.
+    assert found.distractors == DistractorsConfig()
+    chosen = settings(rule, "catch", "environment.catch_pixels=2").environment
+    assert chosen.catch_pixels == 2
+    assert settings(rule, "minigrid").environment.catch_pixels is None
 
 
 def test_its_frames_are_those_it_was_meta_trained_on():

@@ -8,17 +8,21 @@ import pytest
 
 from metarl.config import (
     ActionModelConfig,
+    DeepMutualLearningConfig,
     DiscoConfig,
     EvaluationConfig,
     ImpalaTorso,
     NatureTorso,
     OptimizerConfig,
+    PPOConfig,
     TrainConfig,
 )
 from metarl.config_loader import dump, load
 from metarl.envs.tasks import resolve_environment
+from metarl.evaluation.cells import plan
 from metarl.rollout.batches import batch_size
 
+OF_A_CONTENDER = ("group_size", "update_rule", "rule_sha256")
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
@@ -85,6 +89,33 @@ def test_atari57_is_the_published_recipe():
     tasks = resolve_environment(config.environment, same_shapes=True)
     games = [task.game.task_id for task in tasks]
     assert (len(games), games) == (57, sorted(games))
+
+
+def test_mutual_learners_are_compared_among_unseen_backgrounds_at_equal_steps():
+    file = _config("evaluate_distractors")
+    pair = ["ppo", "mutual", "mutual_joint"]
+    cells = {
+        (size, cell.rule.name): cell
+        for size, rules in ((1, ["ppo"]), (2, pair))
+        for cell in plan(rules, [file], [f"group_size={size}", "seeds=[1]"])
+    }
+    # But for the size and the rule they are one experiment.
+    identities = [
+        {k: v for k, v in cell.identity().items() if k not in OF_A_CONTENDER}
+        for cell in cells.values()
+    ]
+    assert all(identity == identities[0] for identity in identities)
+    assert {cell.env_steps for cell in cells.values()} == {400_000}
+    assert len(load(EvaluationConfig, [file]).seeds) >= 5
+    constant, joint = (cells[2, name].rule.manifest.config for name in pair[1:])
+    assert constant == DeepMutualLearningConfig(base=PPOConfig())
+    assert joint == constant.model_copy(update={"peer_gradient": True})
+    # No background is as bright as the ball.
+    distractors = cells[1, "ppo"].settings.environment.distractors
+    assert (distractors.kind, distractors.strength) == ("backgrounds", 0.8)
+    (half,) = plan(["ppo_half"], [file], ["env_steps=200_000", "seeds=[1]"])
+    assert half.rule.rule == cells[1, "ppo"].rule.rule
+    assert half.settings.agent == cells[1, "ppo"].settings.agent
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

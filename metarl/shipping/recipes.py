@@ -41,7 +41,20 @@ def recipe(rule: LoadedRule, records: Sequence[CellRecord]) -> tuple[str, ...] |
       Words such as `--suite catch` and `key=value`; None where there are none, as of
       results of other versions.
     """
-    given = [*_played(records), *_seeds(records), *_tuning(records)]
+    given = [*_played(records), *_seeds(records)]
+    # Without it several kinds of games have several budgets, and rates need one.
+    budget = f"env_steps={records[0].settings.get('env_steps')}"
+    for start in (given, [*given, budget]):
+        words = _complete(rule, records, [*start, *_tuning(records)])
+        if words is not None:
+            return words
+    return None
+
+
+def _complete(
+    rule: LoadedRule, records: Sequence[CellRecord], given: list[str]
+) -> tuple[str, ...] | None:
+    """Return ``given`` with all that it lacks, as `recipe` does."""
     try:
         for _ in range(_ROUNDS):
             found = _differences(rule, records, given)

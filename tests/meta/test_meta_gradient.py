@@ -237,6 +237,10 @@ def case(
     return loop, dataclasses.replace(window, agents=tiny.warm(window.agents, seed))
 
 
+# What stands in for peers who are absent, in the targets and in the loss, once for all.
+STAND_INS = ["fill", "fill"]
+
+
 def expected_stops(*, updates: int, peers: int) -> Counter[str]:
     """Return where the definition stops a gradient, and how often.
 
@@ -258,12 +262,13 @@ def expected_stops(*, updates: int, peers: int) -> Counter[str]:
         }
     )
     outer = Counter({"ValueFunction.advantages": 2})
-    return Counter(
+    counts = Counter(
         {
             place: peers * (updates * per_update[place] + outer[place])
             for place in per_update
         }
     )
+    return counts + Counter(STAND_INS * updates)
 
 
 def test_the_meta_gradient_is_the_difference_with_stops_held(
@@ -342,6 +347,7 @@ def test_lpgs_meta_gradient_is_the_difference_with_stops_held(
     agent_layers = 1 + len(rule.spec(tiny.NUM_ACTIONS).heads)
     assert places == {
         **{name: 2 * count for name, count in stops.items()},
+        **Counter(STAND_INS * 2),
         "adam_direction": 2 * (2 * agent_layers + 2 * 2),
         "ValueFunction.advantages": 2 * 2 + 2,
         "ValueFunction.update": 2,

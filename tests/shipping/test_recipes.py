@@ -113,6 +113,27 @@ def test_a_grid_of_rates_is_given_again(tmp_path: Path) -> None:
     assert set(words) == {"--suite catch_5x5", "env_steps=3000", *given[2:]}
 
 
+def test_rates_for_several_kinds_of_games_are_given_with_a_budget(
+    tmp_path: Path,
+) -> None:
+    games = "environment.games=[CartPole-v1, Catch-v0]"
+    grid = ["tuning.learning_rates=[0.001, 0.01]", "tuning.games=[Acrobot-v1]"]
+    given = [games, "env_steps=3000", *grid]
+    loaded = load_rule("ppo")
+    cells = plan([loaded], overrides=given)
+    grids = {x.family: x for x in plan_grids(cells, (), given)}
+    assert len(grids) == 2
+    rated = [
+        rated_cell(
+            cell, grids[cell.task.game.family].chosen(1, score="rank", scores=())
+        )
+        for cell in cells
+    ]
+    words = recipe(loaded, _records(tmp_path, rated))
+    assert words is not None
+    assert set(words) == set(given)
+
+
 def test_none_is_made_up(tmp_path: Path) -> None:
     loaded = load_rule("actor_critic")
     first, second = _records(tmp_path, plan([loaded], overrides=[CATCH, "seeds=[1,2]"]))

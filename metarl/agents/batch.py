@@ -69,7 +69,7 @@ def show(reads: Reads, params: Params, rollouts: Rollout) -> Batch:
     least = np.finfo(own.behaviour_logits.dtype).min
     drawn = jnp.maximum(own.behaviour_logits, least)
     acted = dataclasses.replace(own, behaviour_logits=drawn)
-    sound = _all_finite(params) & _all_finite((rollouts.observations, acted, returns))
+    sound = all_finite(params) & all_finite((rollouts.observations, acted, returns))
     seen = rollouts.observations
     if jnp.issubdtype(seen.dtype, jnp.floating):
         seen = jnp.where(_like(sound, seen), seen, 0)
@@ -173,7 +173,7 @@ def _own(transitions: Transitions) -> Transitions:
     return drop_invalid(dataclasses.replace(transitions, own=own))
 
 
-def _all_finite(tree: object) -> jax.Array:
+def all_finite(tree: object) -> jax.Array:
     """Return of which agents all floats are finite, ``bool[K]``."""
     found = [
         jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from metarl.envs.pool import Episodes
+from metarl.evaluation.agreement_records import AgreementRow
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.results import (
     CurveRow,
@@ -70,6 +71,7 @@ class CellRun:
         self._peers = [_PeerRun(cell) for _ in range(cell.group_size)]
         self.newest_returns: collections.deque[float] = collections.deque(maxlen=100)
         self.curve: list[CurveRow] = []
+        self.agreement: list[AgreementRow] = []  # of a group, at rows of the curve
         self.result: Result | None = None
         self.newest_lengths = np.zeros(0, np.int64)  # of the newest row's episodes
 

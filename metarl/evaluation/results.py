@@ -17,6 +17,8 @@ from typing import Any, Literal
 from metarl.atomic_files import write_file, write_new_file
 from metarl.envs.suites import GAMES, human_normalized_score
 from metarl.errors import UserError
+from metarl.evaluation import agreement_records
+from metarl.evaluation.agreement_records import AgreementRow
 from metarl.evaluation.cell_files import FORMAT, not_a_cell, read_tree
 from metarl.evaluation.cells import Cell, completed_identity
 from metarl.evaluation.robustness_records import Robustness, of_tree
@@ -133,10 +135,12 @@ class AgentRecords:
     Attributes:
       peers: the agents of a group; none of a single agent.
       robustness: of each agent; of none where that was not tested.
+      agreement: of the agents of a group, while they learned.
     """
 
     peers: tuple[PeerRecord, ...] = ()
     robustness: tuple[Robustness, ...] = ()
+    agreement: tuple[AgreementRow, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +155,7 @@ class CellRecord:
       videos: of its agents.
       peers: the agents of a group; none of a single agent.
       robustness: of each agent; of none where that was not tested.
+      agreement: of the agents of a group at rows of its curve.
     """
 
     result: Result
@@ -160,6 +165,7 @@ class CellRecord:
     videos: tuple[Video, ...] = ()
     peers: tuple[PeerRecord, ...] = ()
     robustness: tuple[Robustness, ...] = ()
+    agreement: tuple[AgreementRow, ...] = ()
 
 
 def make_result(
@@ -365,6 +371,7 @@ def read_record(path: Path) -> CellRecord:
                 for peer in tree.get("peers", ())
             ),
             robustness=of_tree(tree.get("robustness", ())),
+            agreement=agreement_records.of_tree(tree.get("agreement", ())),
         )
     except KeyError as error:
         raise not_a_cell(path, f"{error} is missing") from None

@@ -15,6 +15,7 @@ from pathlib import Path
 from metarl.atomic_files import write_file
 from metarl.console import say
 from metarl.errors import UserError
+from metarl.evaluation.agreement_records import MEASURES
 from metarl.evaluation.results import (
     CELLS,
     CellRecord,
@@ -54,7 +55,7 @@ def _merge(results_dir: Path) -> list[Result]:
     points = [point for record in records for point in _points(record)]
     columns = ["rule", "game", "seed"]
     columns += [field.name for field in dataclasses.fields(CurveRow)]
-    columns += ["group_size", "peer"]
+    columns += ["group_size", "peer", *MEASURES]
     write_file(results_dir / "curves.csv", _csv(columns, points))
     tested = [agent for record in records for agent in _tested(record)]
     if tested:
@@ -67,8 +68,10 @@ def _points(record: CellRecord) -> Iterator[dict[str, object]]:
     """Yield a cell's rows of `curves.csv`: the curve, and that of each peer."""
     result = record.result
     curves = [record.curve, *(peer.curve for peer in record.peers)]
+    agreement = {row.env_steps: row for row in record.agreement}
     for number, curve in enumerate(curves):
         for point in curve:
+            agreed = None if number else agreement.get(point.env_steps)
             yield {
                 "rule": result.rule,
                 "game": result.game,
@@ -76,6 +79,7 @@ def _points(record: CellRecord) -> Iterator[dict[str, object]]:
                 **dataclasses.asdict(point),
                 "group_size": result.group_size,
                 "peer": number or None,
+                **{name: getattr(agreed, name, None) for name in MEASURES},
             }
 
 

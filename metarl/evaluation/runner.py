@@ -24,6 +24,7 @@ from metarl.agents import population
 from metarl.agents.agent import Agent, AgentState
 from metarl.agents.build import build_agent
 from metarl.console import Progress, Value
+from metarl.evaluation.agreement import UpdatedPeers
 from metarl.evaluation.cell_run import CellRun
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.recent_scores import RecentScores
@@ -122,6 +123,9 @@ def agent_of(cell: Cell) -> Agent:
 
 class BatchRun:
     """Trains cells of equal shapes, rule and settings."""
+
+    # Of groups, from an update until it is recorded.
+    _updated: UpdatedPeers | None = None
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         """Build the agents, and describe their pools."""
@@ -247,6 +251,10 @@ class BatchRun:
             for states, rollout, keys in chunks
         ]
         self._states = jax.block_until_ready([states for states, _ in updated])
+        if self._peers > 1:
+            self._updated = UpdatedPeers(
+                self.agent, self._states, rollouts, chunk=self._chunk
+            )
         if self._updates == 0:
             release_memory()  # of the compiler
         self._updates += 1
@@ -301,9 +309,13 @@ class BatchRun:
                 agent_updates=self._updates,
                 episodes=episodes[i],
             ):
+                if self._updated is not None:
+                    row = self._updated.row(i, env_steps=run.env_steps)
+                    run.agreement.append(row)
                 on_row(run, self._metrics_of(metrics, i))
             if run.is_done:
                 on_finished(run)
+        self._updated = None
 
     def _metrics_of(self, metrics: list[Metrics], index: int) -> PeerMetrics:
         if not metrics:

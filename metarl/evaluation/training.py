@@ -21,6 +21,7 @@ import numpy as np
 from metarl import runtime
 from metarl.console import heartbeat, say
 from metarl.evaluation import amendments, memory, results, results_tables
+from metarl.evaluation.agreement_records import MEASURES
 from metarl.evaluation.batches import batches
 from metarl.evaluation.cell_run import CellRun
 from metarl.evaluation.cells import Cell
@@ -134,7 +135,9 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
                 result,
                 cell_run.curve,
                 about,
-                agents=results.AgentRecords(tuple(cell_run.peers), robustness),
+                agents=results.AgentRecords(
+                    tuple(cell_run.peers), robustness, tuple(cell_run.agreement)
+                ),
                 before=functools.partial(camera.secure, cell_run),
             )
             if not is_ours:
@@ -283,6 +286,10 @@ def _row(run: CellRun, metrics: PeerMetrics) -> dict[str, float]:
             mean = peer.curve[-1].mean_return
             if mean is not None:
                 row[f"peers/{number}/episodic_return"] = mean
+    if run.agreement and run.agreement[-1].env_steps == run.env_steps:
+        for name in MEASURES:
+            if (value := getattr(run.agreement[-1], name)) is not None:
+                row[f"peers/{name}"] = value
     return row | {
         logged_name(name): float(np.mean(values)) for name, values in metrics.items()
     }

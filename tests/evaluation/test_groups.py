@@ -226,6 +226,11 @@ def test_groups_are_trained_stored_and_skipped(tmp_path, monkeypatch):
     last = json.loads(tracked.splitlines()[-1])
     of_peers = [last[f"peers/{k}/episodic_return"] for k in (1, 2)]
     assert last["charts/episodic_return"] == pytest.approx(np.mean(of_peers))
+    agreed = records[2].agreement
+    assert [x.env_steps for x in agreed] == [x.env_steps for x in records[2].curve]
+    for name in ("greedy_agreement", "js_divergence"):
+        assert last[f"peers/{name}"] == getattr(agreed[-1], name)
+    assert [len(record.agreement) for record in records] == [0, 0, 3, 3]
     assert [row[2] for row in summary([*singles, *pairs])[1:]] == [
         "small",
         "small (groups of 2)",

@@ -30,9 +30,10 @@ def test_tables_have_the_columns_that_were_agreed(tmp_path):
     assert list(rows[0]) == COLUMNS.split(",")
     curves = (tmp_path / "curves.csv").read_text().splitlines()
     assert curves[:3] == [
-        "rule,game,seed,env_steps,agent_updates,episodes,mean_return,group_size,peer",
-        "actor_critic,Catch-v0,1,50,2,1,,1,",
-        "actor_critic,Catch-v0,1,100,4,2,0.25,1,",
+        "rule,game,seed,env_steps,agent_updates,episodes,mean_return,group_size,peer,"
+        "greedy_agreement,js_divergence",
+        "actor_critic,Catch-v0,1,50,2,1,,1,,,",
+        "actor_critic,Catch-v0,1,100,4,2,0.25,1,,,",
     ]
     assert len(curves) == 5
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from metarl.envs.suites import SUITES
 from metarl.evaluation import amendments, results
+from metarl.evaluation.agreement_records import AgreementRow
 from metarl.evaluation.cells import Cell, plan
 from metarl.evaluation.results import AgentRecords, CurveRow, PeerRecord, Video
 from metarl.evaluation.robustness_records import Robustness
@@ -61,6 +62,7 @@ def store(
     frames: int | None = None,
     peers: Sequence[PeerRecord] = (),
     robustness: Sequence[Robustness] = (),
+    agreement: Sequence[AgreementRow] = (),
 ) -> None:
     """Write a cell that ends at ``final``; its curve climbs there from a tenth."""
     if curve is None:
@@ -79,7 +81,7 @@ def store(
     result = dataclasses.replace(result, wall_s=36.0)
     if frames is not None:
         result = dataclasses.replace(result, frames=frames)
-    agents = AgentRecords(tuple(peers), tuple(robustness))
+    agents = AgentRecords(tuple(peers), tuple(robustness), tuple(agreement))
     results.write_cell(folder, cell, result, rows, about or ABOUT, agents=agents)
     if videos:
         amendments.add_videos(folder, cell, videos)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from metarl.console import format_duration
 from metarl.report import (
+    agreement,
     compare,
     evaluation_figures,
     evaluation_tables,
@@ -266,12 +267,24 @@ def _peers(page: _Page) -> Markup | None:
     text = (
         "A group's return is the mean over its peers, and its frames are those of all. "
         "Ahead is who has the highest return of the newest episodes, at a row of the "
-        "learning curve. Peers differ by their seeds alone: the number of one says "
-        "nothing."
+        "learning curve; times are parts of the rows at which all peers have one. "
+        "Peers differ by their seeds alone: the number of one says nothing. How far "
+        "they agree is measured in the states that the group has just learned from. "
+        "Numbers with brackets are interquartile means over groups with their 95 % "
+        "bootstrap intervals."
     )
-    figures = map(page.keep, groups.peer_figures(page.evaluation))
-    shown = [tag("p", text, class_="caption"), page.table(table), show_figures(figures)]
-    return join(shown)
+    agreed = agreement.agreement_figures(page.evaluation)
+    curves = groups.peer_figures(page.evaluation)
+    return join(
+        [
+            tag("p", text, class_="caption"),
+            page.table(agreement.lead_table(page.evaluation)),
+            show_figures(map(page.keep, agreed)),
+            tag("h3", "Group by group"),
+            page.table(table),
+            show_figures(map(page.keep, curves)),
+        ]
+    )
 
 
 def _robustness(page: _Page) -> Markup | None:

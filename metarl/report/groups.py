@@ -6,6 +6,7 @@ their seeds, so nothing here is a mean of the first peers of several groups.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 
@@ -31,20 +32,16 @@ MOST_PANELS = 4
 
 def peer_figures(evaluation: Evaluation) -> list[Figure]:
     """Return a figure for each rule and game that was learned in groups."""
-    return [_figure(rule, task, cells) for (rule, task), cells in _groups(evaluation)]
+    return [_figure(rule, task, cells) for (rule, task), cells in groups_of(evaluation)]
 
 
 def peer_table(evaluation: Evaluation) -> DataTable:
-    """Return a row for every group: its peers' returns, and who was ahead.
-
-    Ahead is who has the highest return of the newest episodes at a row of the curve.
-    """
+    """Return a row for every group: its peers' returns, and who was ahead how long."""
     rows: list[tuple[Cell, ...]] = []
-    for (rule, task), cells in _groups(evaluation):
+    for (rule, task), cells in groups_of(evaluation):
         for cell in cells:
-            leaders = _leaders(cell)
+            lead = lead_in(cell)
             returns = [peer.mean_return for peer in cell.peers]
-            changes = sum(a != b for a, b in itertools.pairwise(leaders))
             rows.append(
                 (
                     rule,
@@ -54,8 +51,9 @@ def peer_table(evaluation: Evaluation) -> DataTable:
                     cell.result.best_return,
                     cell.result.worst_return,
                     ", ".join("–" if x is None else number(x) for x in returns),
-                    _longest(leaders),
-                    changes,
+                    ", ".join(f"{100 * share:.0f} %" for share in lead.shares) or "–",
+                    f"peer {lead.last}" if lead.last else "–",
+                    lead.changes if lead.last else None,
                 )
             )
     columns = (
@@ -66,14 +64,15 @@ def peer_table(evaluation: Evaluation) -> DataTable:
         "best peer",
         "worst peer",
         "returns of peers 1, 2, ...",
-        "longest ahead",
+        "time ahead of peers 1, 2, ...",
+        "ahead at the end",
         "changes of who is ahead",
     )
     colors = {rule.name: color(rule) for rule in evaluation.rules}
     return DataTable("peers", columns, tuple(rows), colors)
 
 
-def _groups(
+def groups_of(
     evaluation: Evaluation,
 ) -> Iterator[tuple[tuple[str, Task], tuple[CellRecord, ...]]]:
     """Yield the groups of each rule and game, in the order of all tables."""
@@ -96,11 +95,41 @@ def _newest(cell: CellRecord) -> list[list[float | None]]:
     return found
 
 
-def _leaders(cell: CellRecord) -> list[int]:
-    """Return who was ahead at the rows where all have a return, from 1.
+@dataclasses.dataclass(frozen=True)
+class Lead:
+    """Who was ahead in a group, at the rows of its curve where all have a return.
 
-    Of equals, who was ahead before, else the first.
+    Ahead is who has the highest return of the newest episodes; of equals, who was ahead
+    before, else the first.
+
+    Attributes:
+      leaders: at each of these rows, from 1; empty where there is none.
+      peers: how many there are.
     """
+
+    leaders: tuple[int, ...]
+    peers: int
+
+    @property
+    def shares(self) -> list[float]:
+        """Of the rows, of each peer; [] without rows."""
+        of_all = len(self.leaders)
+        numbers = range(1, self.peers + 1 if of_all else 1)
+        return [self.leaders.count(peer) / of_all for peer in numbers]
+
+    @property
+    def last(self) -> int | None:
+        """Who is ahead at the end; None without rows."""
+        return self.leaders[-1] if self.leaders else None
+
+    @property
+    def changes(self) -> int:
+        """How often it was somebody else at the next row."""
+        return sum(a != b for a, b in itertools.pairwise(self.leaders))
+
+
+def lead_in(cell: CellRecord) -> Lead:
+    """Return who was ahead in a group while it learned."""
     leaders: list[int] = []
     for values in zip(*_newest(cell), strict=True):
         known = [value for value in values if value is not None]
@@ -109,16 +138,16 @@ def _leaders(cell: CellRecord) -> list[int]:
         ahead = [i for i, value in enumerate(known, start=1) if value == max(known)]
         before = leaders[-1:]
         leaders.append(before[0] if before and before[0] in ahead else ahead[0])
-    return leaders
+    return Lead(tuple(leaders), len(cell.peers))
 
 
-def _longest(leaders: Sequence[int]) -> str:
-    """Return who was ahead at most rows, and at how many of them."""
-    if not leaders:
-        return "–"
-    counts = {peer: leaders.count(peer) for peer in sorted(set(leaders))}
-    peer = max(counts, key=counts.__getitem__)
-    return f"peer {peer} ({counts[peer]} of {count_of(len(leaders), 'row')})"
+def _longest(lead: Lead) -> str:
+    """Return who was ahead at most rows, and at how many of them, as text."""
+    if not lead.leaders:
+        return "nobody ahead: some have no return"
+    share = max(lead.shares)
+    peer, rows = lead.shares.index(share) + 1, count_of(len(lead.leaders), "row")
+    return f"peer {peer} ahead longest ({lead.leaders.count(peer)} of {rows})"
 
 
 def _figure(rule: str, task: Task, cells: Sequence[CellRecord]) -> Figure:
@@ -131,8 +160,7 @@ def _figure(rule: str, task: Task, cells: Sequence[CellRecord]) -> Figure:
         f"Mean return of the newest episodes of each of {size} peers, over the frames "
         f"of the whole group; a panel per seed.{more}",
         "; ".join(
-            f"seed {cell.result.seed}: {_longest(_leaders(cell))} ahead longest"
-            for cell in shown
+            f"seed {cell.result.seed}: {_longest(lead_in(cell))}" for cell in shown
         ),
         f"{count_of(len(shown), 'seed')}",
     )

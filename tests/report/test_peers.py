@@ -51,9 +51,11 @@ def test_who_is_ahead_and_how_often_that_changes(folder: Path) -> None:
     assert [row["seed"] for row in rows] == [1, 2]
     # Of the four rows at which both have a return: 2, 1, 1 (a tie), 2.
     assert rows[0]["changes of who is ahead"] == 2
-    assert rows[0]["longest ahead"] == "peer 1 (2 of 4 rows)"
+    assert rows[0]["time ahead of peers 1, 2, ..."] == "50 %, 50 %"
+    assert rows[0]["ahead at the end"] == "peer 2"
     assert rows[1]["changes of who is ahead"] == 0
-    assert rows[1]["longest ahead"] == "peer 1 (3 of 3 rows)"
+    assert rows[1]["time ahead of peers 1, 2, ..."] == "100 %, 0 %"
+    assert rows[1]["ahead at the end"] == "peer 1"
     assert rows[0]["returns of peers 1, 2, ..."] == "2, 5"
 
 

@@ -203,13 +203,14 @@ def _play(
 def kl_divergence(logits: Floats, others: Floats) -> Floats:
     """Return KL(softmax(logits) || softmax(others)) in nats, ``[B]``.
 
-    Infinite where an action has no chance in the second alone.
+    Infinite where an action has no chance in the second alone; nan of policies that
+    are nan.
     """
     log_p, log_q = _log_softmax(logits), _log_softmax(others)
     chance = np.exp(log_p)
     with np.errstate(invalid="ignore"):  # of two actions without a chance
         terms = chance * (log_p - log_q)
-    found: Floats = np.where(chance > 0, terms, 0.0).sum(axis=-1)
+    found: Floats = np.where(chance == 0, 0.0, terms).sum(axis=-1)
     return found
 
 

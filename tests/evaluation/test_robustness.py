@@ -94,6 +94,12 @@ def test_an_action_without_a_chance_counts_where_the_first_policy_takes_it():
     assert kl_divergence(even, never).tolist() == [np.inf]
 
 
+def test_a_policy_that_is_not_finite_has_no_divergence():
+    even, broken = np.zeros((1, 2)), np.full((1, 2), np.nan)
+    for pair in ((broken, even), (even, broken), (broken, broken)):
+        assert np.isnan(kl_divergence(*pair)).all()
+
+
 def test_a_policy_that_ignores_what_is_altered_does_not_move_at_all():
     config = RobustnessConfig(episodes=40, unseen=20)
     found = measure(greedy(to_the_ball), CATCH, AMONG, config, seed=5)

@@ -5,6 +5,7 @@ Which bases go with which rule is said here, so that all others are refused.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
@@ -109,6 +110,10 @@ class PeerRolloutPoolingConfig(Model):
                 f"correction=base: {self.base.kind} corrects for no other policy "
                 "(take correction=weight)"
             )
+        if self.correction != "weight":
+            _refuse_unread(self, "correction=weight", "max_weight", "ratio_power")
+        if not self.capability:
+            _refuse_unread(self, "capability=true", "capability_decay")
         return self
 
 
@@ -137,6 +142,12 @@ class AdvantageSharingConfig(Model):
                 f"form=value: {self.base.kind} has no values of states (allowed "
                 f"base.kind: {', '.join(_CRITICS)}; or form=group)"
             )
+        if self.form == "value":
+            _refuse_unread(self, "form=group", "capability", "capability_decay")
+        else:
+            _refuse_unread(self, "form=value", "bootstrap")
+        if not self.capability:
+            _refuse_unread(self, "capability=true", "capability_decay")
         return self
 
 
@@ -164,6 +175,12 @@ class SuccessGatedTransferConfig(Model):
     """Of the returns of the group."""
     threshold_decay: Decay = 0.99
     """Of the running mean of that quantile, per update."""
+
+    @model_validator(mode="after")
+    def _check_read(self) -> Self:
+        if self.success == "flag":
+            _refuse_unread(self, "success=quantile", "quantile", "threshold_decay")
+        return self
 
 
 class ValuesAgreementConfig(Model):
@@ -264,6 +281,18 @@ def bases(kind: str) -> tuple[str, ...]:
     annotation = MUTUAL[kind].model_fields["base"].annotation
     models = get_args(annotation) or (annotation,)
     return tuple(model.model_fields["kind"].default for model in models)
+
+
+def _refuse_unread(config: Model, needed: str, *names: str) -> None:
+    """Refuse options that were set, and that nobody reads without another choice."""
+    for name in names:
+        value = getattr(config, name)
+        if value != type(config).model_fields[name].default:
+            shown = value if isinstance(value, str) else json.dumps(value)
+            raise ValueError(
+                f"{name}={shown}: has no effect without {needed} (give that too, or "
+                "leave this out)"
+            )
 
 
 def _require_advantages(asked: bool, option: str, kind: str) -> None:

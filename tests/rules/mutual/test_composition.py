@@ -145,6 +145,56 @@ def test_configurations_without_meaning_are_refused(update_rule, message):
     assert message in refused(update_rule)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (
+            "advantage_sharing",
+            {"capability": True},
+            "capability=true: has no effect without form=group",
+        ),
+        (
+            "advantage_sharing",
+            {"form": "group", "bootstrap": "mixed"},
+            "bootstrap=mixed: has no effect without form=value",
+        ),
+        (
+            "advantage_sharing",
+            {"form": "group", "capability_decay": 0.5},
+            "capability_decay=0.5: has no effect without capability=true",
+        ),
+        (
+            "peer_rollout_pooling",
+            {"correction": "none", "max_weight": None},
+            "max_weight=null: has no effect without correction=weight",
+        ),
+        (
+            "peer_rollout_pooling",
+            {"correction": "base", "ratio_power": 1.0},
+            "ratio_power=1.0: has no effect without correction=weight",
+        ),
+        (
+            "peer_rollout_pooling",
+            {"capability_decay": 0.5},
+            "capability_decay=0.5: has no effect without capability=true",
+        ),
+        (
+            "success_gated_transfer",
+            {"quantile": 0.5},
+            "quantile=0.5: has no effect without success=quantile",
+        ),
+    ],
+)
+def test_options_that_nobody_reads_are_refused(kind, options, message):
+    found = refused({"kind": kind, **options})
+    assert message in found
+    assert "\n" not in found
+    # At their defaults, as a file that was printed has them, they say nothing.
+    config_loader.validate(
+        TrainConfig, {"update_rule": MUTUAL[kind]().model_dump(mode="json")}
+    )
+
+
 def test_agents_get_the_settings_of_the_base():
     mutual, base = load_rule("ppo+advantage_sharing"), load_rule("ppo")
     for family in ("cartpole", "catch", "atari"):

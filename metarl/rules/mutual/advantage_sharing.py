@@ -12,9 +12,21 @@ import jax.numpy as jnp
 
 from metarl.config import AdvantageSharingConfig
 from metarl.numerics import masked_mean
-from metarl.rules.base import Metrics, Reads, RuleSpec, RuleState, Targets
+from metarl.rules.base import (
+    Metrics,
+    Reads,
+    RuleSpec,
+    RuleState,
+    Targets,
+    UpdateRule,
+)
 from metarl.rules.critic import CriticRule, truncated_ratios
-from metarl.rules.mutual.base import MutualRule, MutualState, drop_absent
+from metarl.rules.mutual.base import (
+    MutualRule,
+    MutualState,
+    as_compared,
+    drop_absent,
+)
 from metarl.rules.mutual.comparison import (
     SuccessRates,
     compared_returns,
@@ -44,7 +56,8 @@ class AdvantageSharing(MutualRule):
     `group`: G_b is the raw return of trajectory b, the same for all its steps, and the
     trajectories of all peers are one group: so they are to begin in the same state.
     Where one's own all failed and a peer's did not, all own advantages are negative.
-    0 where all returns are the same. At lambda = 0 it is GRPO (Shao et al. 2024).
+    0 where all returns are the same. At lambda = 0 it is GRPO (Shao et al. 2024). The
+    base does not normalise these advantages once more.
     With `capability` peers' returns are multiplied by P_i / P_peers, smoothed rates of
     success, as in HACPO (arXiv 2603.02604).
     """
@@ -55,6 +68,11 @@ class AdvantageSharing(MutualRule):
         """Return what the base needs; returns are compared in the whole pool."""
         reads: Reads = "pool" if self.config.form == "group" else "peers"
         return dataclasses.replace(super().spec(num_actions), reads=reads)
+
+    @property
+    def learning_base(self) -> UpdateRule:
+        """The base; it takes compared returns as they are."""
+        return as_compared(self.base) if self.config.form == "group" else self.base
 
     def init_own_state(self) -> RuleState:
         """Return the counts of successes, where `capability` needs them."""

@@ -106,12 +106,46 @@ class MutualRule(UpdateRule):
         transitions: Transitions,
     ) -> tuple[jax.Array, Metrics]:
         """Return the base's loss ``[T, B]``; metrics tell how peers differ."""
-        loss, metrics = self.base.loss(outputs, peers, targets, transitions)
+        loss, metrics = self.learning_base.loss(outputs, peers, targets, transitions)
         return loss, {**metrics, **disagreement(outputs, peers, peers_there(targets))}
+
+    @property
+    def learning_base(self) -> UpdateRule:
+        """The base whose loss it is; by default as it is."""
+        return self.base
 
     def regularizers(self, targets: Targets, experience: Experience) -> Metrics:
         """Return the base's terms for the outer objective."""
         return self.base.regularizers(targets, experience)
+
+
+def with_options(rule: UpdateRule, **options: float) -> UpdateRule:
+    """Return a rule with other options, of those that it has."""
+    config = getattr(rule, "config", None)
+    known = {name: x for name, x in options.items() if hasattr(config, name)}
+    if config is None or not known:
+        return rule
+    changed = config.model_copy(update=known)
+    return dataclasses.replace(rule, config=changed)  # type: ignore[type-var]
+
+
+def as_compared(rule: UpdateRule) -> UpdateRule:
+    """Return a base for advantages that are returns compared with others'.
+
+    One that normalised them within each minibatch would undo the comparison: it takes
+    the mean and the deviation of one's own away again, whatever the group's were.
+    """
+    return with_options(rule, normalize_advantages=False)
+
+
+def can_learn(transitions: Transitions) -> jax.Array:
+    """Return whether any own step is learned from, ``bool[]``.
+
+    The caller divides losses by the number of these, so what peers add must be nothing
+    where there is none.
+    """
+    counts = transitions.own & transitions.valid & (transitions.learn > 0)
+    return jnp.any(counts)
 
 
 def own_key(key: jax.Array) -> jax.Array:

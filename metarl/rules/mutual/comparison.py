@@ -52,7 +52,11 @@ def compared_returns(
     for mask in (own, pool):
         mean = masked_mean(returns, mask)
         variance = masked_mean(jnp.square(returns - mean), mask)
-        moments.append((mean, jnp.sqrt(variance)))
+        # Of equal returns the mean is rounded, and the variance is what that left.
+        highest = jnp.max(jnp.where(mask, returns, -jnp.inf))
+        lowest = jnp.min(jnp.where(mask, returns, jnp.inf))
+        deviation = jnp.where(highest > lowest, jnp.sqrt(variance), 0)
+        moments.append((mean, deviation))
     mean, deviation = (
         (1 - share) * x + share * y for x, y in zip(*moments, strict=True)
     )

@@ -16,7 +16,15 @@ from metarl.config import PeerRolloutPoolingConfig
 from metarl.numerics import masked_mean
 from metarl.rules.base import Metrics, Reads, RuleState, Targets, UpdateRule
 from metarl.rules.critic import truncated_ratios
-from metarl.rules.mutual.base import MutualRule, MutualState, others_steps, own_key
+from metarl.rules.mutual.base import (
+    MutualRule,
+    MutualState,
+    as_compared,
+    can_learn,
+    others_steps,
+    own_key,
+    with_options,
+)
 from metarl.rules.mutual.comparison import (
     SuccessRates,
     compared_returns,
@@ -53,7 +61,7 @@ class PeerRolloutPooling(MutualRule):
       and of low variance.
     - ``form=group``: the base's advantages are replaced by returns compared within the
       agent's own and the shared trajectories (`comparison.compared_returns`), which are
-      to start alike.
+      to start alike; for c = 0 within its own. The base does not normalise them again.
     - Stabilisers: ``ratio=sequence`` is ``exp(mean_t log rho_t)``, `ratio_power` alpha
       makes it ``rho^(1 + alpha)`` as s sg(s)^alpha does, `clip` and `capability` are
       HACPO's (arXiv 2603.02604), `drop_kl` is F-TIS's (arXiv 2605.22537), with the
@@ -126,7 +134,8 @@ class PeerRolloutPooling(MutualRule):
     ) -> tuple[jax.Array, Metrics]:
         """Return the base's loss on own steps, and on peers' steps by their weights."""
         loss, metrics = super().loss(outputs, peers, targets, transitions)
-        weight = targets[WEIGHT]
+        # The steps of a minibatch may all be peers'.
+        weight = jnp.where(can_learn(transitions), targets[WEIGHT], 0)
         pooled = dataclasses.replace(
             transitions,
             # Own steps too: a base may normalise by what it learns from.
@@ -137,13 +146,14 @@ class PeerRolloutPooling(MutualRule):
         return loss + self.config.coefficient * weight * theirs, metrics
 
     @property
+    def learning_base(self) -> UpdateRule:
+        """The base; it takes compared returns as they are."""
+        return as_compared(self.base) if self.config.form == "group" else self.base
+
+    @property
     def _pool_base(self) -> UpdateRule:
         """The base without an entropy bonus, as in SEAC's code on peers' data."""
-        config = getattr(self.base, "config", None)
-        if config is None or not hasattr(config, "entropy_cost"):
-            return self.base
-        plain = config.model_copy(update={"entropy_cost": 0.0})
-        return dataclasses.replace(self.base, config=plain)  # type: ignore[type-var]
+        return with_options(self.learning_base, entropy_cost=0.0)
 
     def _shared(self, experience: Experience, key: jax.Array) -> jax.Array:
         """Return the peers' transitions to learn from, ``bool[T, B]``."""
@@ -154,7 +164,9 @@ class PeerRolloutPooling(MutualRule):
     def _compared(self, experience: Experience, shared: jax.Array) -> jax.Array:
         """Return the advantages of the group form, ``[T, B]``."""
         own = jnp.any(experience.transitions.own, axis=0)
-        pool = own | jnp.any(shared, axis=0)
+        pool = own
+        if self.config.coefficient > 0:  # else nothing of peers counts, nor is compared
+            pool |= jnp.any(shared, axis=0)
         compared = compared_returns(experience.peers.returns, own, pool, share=1.0)
         outputs = jax.lax.stop_gradient(experience.outputs)
         ratios = truncated_ratios(self.base, experience.transitions, outputs)

@@ -15,7 +15,7 @@ from metarl.config import SuccessGatedTransferConfig
 from metarl.numerics import masked_mean
 from metarl.returns import discounted_returns
 from metarl.rules.base import Metrics, Reads, RuleState, Targets
-from metarl.rules.mutual.base import MutualRule, MutualState, own_key
+from metarl.rules.mutual.base import MutualRule, MutualState, can_learn, own_key
 from metarl.rules.mutual.comparison import Trajectories, trajectories
 from metarl.rules.policy import policy_terms
 from metarl.types import (
@@ -136,7 +136,9 @@ class SuccessGatedTransfer(MutualRule):
         """Return the base's loss, and ``-log pi(a)`` of rescued steps, ``[T, B]``."""
         loss, metrics = super().loss(outputs, peers, targets, transitions)
         log_pi_a, _ = policy_terms(outputs, transitions.actions)
-        return loss - targets[WEIGHT] * log_pi_a, metrics
+        # The steps of a minibatch may all be peers'.
+        weight = jnp.where(can_learn(transitions), targets[WEIGHT], 0)
+        return loss - weight * log_pi_a, metrics
 
     def _success(
         self, experience: Experience, state: MutualState, masks: Trajectories

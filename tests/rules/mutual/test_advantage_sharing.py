@@ -148,6 +148,23 @@ def test_where_only_peers_succeeded_what_failed_is_unlearned():
     np.testing.assert_array_equal(teach(rule, none.of(0))[0]["advantages"], 0)
 
 
+def test_minibatches_do_not_normalise_what_was_compared_with_the_group():
+    """An affine map of all own advantages would be taken back, whatever lambda is."""
+    plain = make_rule(BASES["ppo"].model_copy(update={"normalize_advantages": False}))
+    losses = []
+    for share in (0.0, 1.0):
+        rule = rule_of(form="group", coefficient=share)
+        group = with_returns(make_group(rule, 2, T=3, B=2), [0.0, 1.0, 1.0, 1.0])
+        experience = group.of(0)
+        targets, _, _ = teach(rule, experience)
+        own, peers = rows(experience)
+        t = drop_invalid(experience.transitions)
+        loss, _ = rule.loss(own, peers, targets, t)
+        np.testing.assert_allclose(loss, plain.loss(own, peers, targets, t)[0])
+        losses.append(loss[:, :2])
+    assert np.abs(losses[0] - losses[1]).max() > 0.1
+
+
 def test_an_agent_learns_from_its_own_steps_alone():
     rule = rule_of(base=REINFORCE, form="group")
     group = with_returns(make_group(rule, 2, T=3, B=2), [0.0, 0.0, 0.0, 1.0])

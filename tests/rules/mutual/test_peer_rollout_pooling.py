@@ -20,6 +20,7 @@ from rules.mutual.mutual_cases import (
 )
 
 from metarl.config import (
+    MUTUAL,
     ActorCriticConfig,
     PeerRolloutPoolingConfig,
     PolicyGradientConfig,
@@ -245,6 +246,58 @@ def test_group_advantages_compare_returns_within_what_is_learned_from():
     np.testing.assert_allclose(advantages[:, :2], [[1, -1]] * 3, rtol=3e-6)
     advantages = teach(alone, group.of(1))[0]["advantages"]
     np.testing.assert_array_equal(advantages, 0)  # both failed
+
+
+@pytest.mark.parametrize("coefficient", [0.0, 1.0])
+def test_group_advantages_are_of_ones_own_where_peers_do_not_count(coefficient):
+    """And the base does not normalise what was compared with others."""
+    options = {"entropy_cost": 0.0, "value_cost": 0.0, "discount": 0.9}
+    rule = rule_of(base=PPOConfig(**options), form="group", coefficient=coefficient)
+    plain = PPOConfig(**options, normalize_advantages=False)
+    group = make_group(rule, 2, T=3, B=2)
+    losses = []
+    for theirs in ([0.0, 0.0], [3.0, 9.0]):
+        peers = dataclasses.replace(
+            group.experience.peers, returns=jnp.array([1.0, 0.0, *theirs])
+        )
+        experience = dataclasses.replace(group.experience, peers=peers)
+        experience = dataclasses.replace(group, experience=experience).of(0)
+        targets, _, _ = teach(rule, experience)
+        own, others = rows(experience)
+        t = drop_invalid(experience.transitions)
+        found = rule.loss(own, others, targets, t)[0][:, :2]
+        expected = make_rule(plain).loss(own, others, targets, t)[0][:, :2]
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+        losses.append(found)
+    assert np.array_equal(*losses) == (coefficient == 0)
+
+
+@pytest.mark.parametrize("kind", ["peer_rollout_pooling", "success_gated_transfer"])
+def test_peers_add_nothing_to_a_minibatch_without_an_own_step(kind):
+    base = PPOConfig(entropy_cost=0.0)
+    options = {"gated": False} if kind == "success_gated_transfer" else {}
+    rule = make_rule(MUTUAL[kind](base=base, **options))
+    group = make_group(rule, 2, T=3, B=2)
+    peers = dataclasses.replace(group.experience.peers, success=jnp.ones(4, bool))
+    experience = dataclasses.replace(group.experience, peers=peers)
+    experience = dataclasses.replace(group, experience=experience).of(0)
+    targets, _, _ = teach(rule, experience)
+    own, others = rows(experience)
+    t = drop_invalid(experience.transitions)
+    assert np.any(rule.loss(own, others, targets, t)[0][:, 2:])
+    # As a minibatch is whose own steps are all beyond an end, or learn nothing.
+    for none in ({"own": jnp.zeros_like(t.own)}, {"learn": jnp.zeros_like(t.learn)}):
+        part = dataclasses.replace(t, **none)
+        assert not np.any(rule.loss(own, others, targets, part)[0][:, 2:])
+
+
+def test_equal_returns_have_no_advantage_however_their_mean_is_rounded():
+    returns = jnp.full(7, 21.7, jnp.float32)
+    yes = jnp.ones(7, bool)
+    assert jnp.sum(returns) / 7 != returns[0]
+    found = compared_returns(returns, yes, yes, 1.0)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, 0)
 
 
 def test_equal_returns_and_single_ones_have_no_advantage():

@@ -11,6 +11,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from metarl.console import say
 from metarl.disk_space import told_if_full
 from metarl.evaluation import results_tables, tuning, tuning_grid
@@ -120,6 +122,7 @@ def _plan(
     planned = plan(rules, files, overrides)
     for cell in planned:
         require_an_update(cell)
+    _warn_of_no_peers(planned)
     cells = part(planned, jobs)
     if jobs.count > 1:
         say(f"job {jobs}: {len(cells)} of {len(planned)} cells")
@@ -130,6 +133,22 @@ def _plan(
     beside = [cell for cell in planned if cell.name not in ours]
     begin_at = (jobs.index - 1) / jobs.count
     return _Grid(cells, beside, results_dir, grids, begin_at)
+
+
+def _warn_of_no_peers(cells: Sequence[Cell]) -> None:
+    """Say which rules are for peers and have none: their base is trained then."""
+    alone = [
+        cell.rule.name
+        for cell in cells
+        if cell.group_size == 1
+        and cell.rule.rule.spec(cell.spec.num_actions).reads != "own"
+    ]
+    for name in dict.fromkeys(alone):
+        say(
+            f"warning: {name} is for peers, and with group_size=1 an agent has none: "
+            "it learns as without them (give group_size=2 or more)",
+            console=Console(stderr=True),
+        )
 
 
 def _evaluate(grid: _Grid, told_to_stop: ToldToStop) -> list[Result]:

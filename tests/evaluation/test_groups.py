@@ -11,12 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl.config import ActorCriticConfig, PolicyGradientConfig
+from metarl.config import (
+    ActorCriticConfig,
+    DeepMutualLearningConfig,
+    PolicyGradientConfig,
+)
 from metarl.envs.pool import Episodes
 from metarl.errors import UserError
-from metarl.evaluation import evaluate, memory, results
+from metarl.evaluation import command, evaluate, memory, results
 from metarl.evaluation.cell_run import CellRun
 from metarl.evaluation.cells import plan, require_an_update
+from metarl.evaluation.jobs import Jobs
 from metarl.evaluation.mixing import require_one_of_a_name
 from metarl.evaluation.recording import Recording
 from metarl.evaluation.results import CurveRow, PeerRecord
@@ -55,6 +60,18 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def finished(*returns: float) -> Episodes:
     return Episodes(np.array(returns, np.float64), np.full(len(returns), 4))
+
+
+def test_a_rule_for_peers_warns_where_there_are_none(capsys):
+    base = ActorCriticConfig(num_bins=5, max_abs_value=2.0)
+    config = DeepMutualLearningConfig(base=base)
+    mutual = LoadedRule(make_rule(config), {}, new_manifest(config), "pulled")
+    for size, lines in ((1, 1), (2, 0)):
+        given = [*TINY, "seeds=[1, 2]", f"group_size={size}"]
+        command._plan([small_rule(), mutual], [], given, Jobs())
+        said = capsys.readouterr().err
+        assert said.count("\n") == lines
+        assert ("warning: pulled is for peers" in said) == (lines == 1)
 
 
 # --- Scores -----------------------------------------------------------------------

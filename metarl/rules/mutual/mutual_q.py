@@ -48,8 +48,10 @@ class MutualQ(MutualRule):
         w_ij = coefficient * score_j / score_i,
 
     over the peers j who are there, with all actions a, and no gradient into peers. Of
-    numbers d is the loss of the base, half the squared error (or Huber's). So the pull
-    is that to the mean of the peers' values, weighted by w_ij, with the mean weight.
+    numbers d is the loss of the base: half the squared error, so that the pull is that
+    to the mean q_bar of the peers' values, weighted by w_ij, with the mean weight. With
+    Huber's loss it is ``mean_j w_ij mean_a huber(Q_i - q_bar)``, which is not the sum
+    over peers where they lie on either side or far away (ours; the source has one).
     Of categorical values d is ``KL(q_bar || q_i)`` for the mean of the peers'
     distributions, weighted likewise: its mean is their mean value, in transformed
     space; with w the weight over the number of actions, the action taken then has the
@@ -142,7 +144,8 @@ class MutualQ(MutualRule):
         mutual_loss = self._distance(outputs, targets[OPINION])
         metrics = {
             **metrics,
-            "mutual_loss": mutual_loss,
+            # Of nobody, as after the active part of a life, there is none.
+            "mutual_loss": jnp.where(targets[WEIGHT] > 0, mutual_loss, 0),
             "peer_agreement": self._agreement(outputs, peers, targets),
         }
         # The base has multiplied its loss by `own`, which is 1 or this.

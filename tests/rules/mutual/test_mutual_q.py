@@ -312,6 +312,17 @@ def test_without_a_coefficient_or_a_peer_it_is_the_base(values, peers):
     np.testing.assert_array_equal(gradient_of(rule, experience), expected)
 
 
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_the_distance_is_to_nobody_where_nobody_is_listened_to(fraction):
+    rule = rule_with(active_fraction=fraction)
+    experience = batch(rule)
+    own, peers = rows(experience)
+    targets = targets_of(rule, experience)
+    _, metrics = rule.loss(own, peers, targets, experience.transitions)
+    assert np.all(np.asarray(metrics["mutual_loss"]) > 0) == (fraction > 0)
+    assert np.any(metrics["mutual_loss"]) == (fraction > 0)
+
+
 # --- In a group ---------------------------------------------------------------------
 
 

@@ -105,6 +105,33 @@ def show(reads: Reads, params: Params, rollouts: Rollout) -> Batch:
     )
 
 
+def without_absent(
+    transitions: Transitions, returns: jax.Array, success: jax.Array, there: jax.Array
+) -> tuple[Transitions, jax.Array, jax.Array]:
+    """Return an agent's pool without the trajectories of peers that turned out absent.
+
+    As one's whose parameters are finite and whose outputs are not. Their transitions
+    are invalid, and their returns 0.
+
+    Args:
+      transitions: ``[T, C]``.
+      returns: ``[C]``.
+      success: ``[C]``.
+      there: of each owner of columns, bool[owners]; of the agent itself True.
+    """
+    columns = jnp.repeat(
+        there, len(returns) // len(there), total_repeat_length=len(returns)
+    )
+    transitions = dataclasses.replace(
+        transitions, valid=transitions.valid & columns[None]
+    )
+    return (
+        drop_invalid(transitions),
+        jnp.where(columns, returns, 0),
+        success & columns,
+    )
+
+
 def others(num_peers: int) -> jax.Array:
     """Return the indices of each agent's K - 1 peers: ``i32[K, K-1]``."""
     index = jnp.arange(num_peers)[:, None] + 1 + jnp.arange(num_peers - 1)[None]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl.agents.agent import Agent, AgentState
-from metarl.agents.batch import Batch, others
+from metarl.agents.batch import Batch, others, without_absent
 from metarl.agents.outputs import Seen, fill, finite_rows, like, peers_of
 from metarl.numerics import AdamState, masked_mean, take_action
 from metarl.rules.base import Metrics, RuleState, Targets
@@ -127,19 +127,34 @@ def _experience(
 ) -> Experience:
     """Return what each of the K agents is told about the batch."""
     peers, present = fill(peers_of(agent, outputs), outputs.own, batch.present)
+    of_batch = batch.transitions, batch.returns, batch.success
+    if agent.spec.reads == "pool":
+        of_batch = jax.vmap(without_absent)(*of_batch, _owners_there(present))
+    transitions, returns, success = of_batch
     return Experience(
-        transitions=batch.transitions,
+        transitions=transitions,
         outputs=outputs.own,
         target_outputs=target_outputs,
         peers=Peers(
             outputs=peers,
             present=present,
-            returns=batch.returns,
-            success=batch.success,
+            returns=returns,
+            success=success,
         ),
         clock=jax.vmap(agent.clock)(states),
         scores=_scores(batch.score, present),
     )
+
+
+def _owners_there(present: jax.Array) -> jax.Array:
+    """Return whose trajectories each agent is shown, ``bool[K, K]``, its own always.
+
+    Args:
+      present: bool[K, K-1], as `others` lists the peers.
+    """
+    count = len(present)
+    agents = jnp.arange(count)[:, None]
+    return jnp.eye(count, dtype=bool).at[agents, others(count)].set(present)
 
 
 def _scores(scores: jax.Array | None, present: jax.Array) -> jax.Array | None:

@@ -98,14 +98,22 @@ def update(name: str, states: AgentState, rollouts: Rollout) -> tuple:
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", RULES)
-def test_a_failed_peer_is_none(name: str) -> None:
+# The second is finite, and what the network makes of it is not.
+@pytest.mark.parametrize("value", [np.nan, 1e308])
+def test_a_failed_peer_is_none(name: str, value: float) -> None:
     states, rollouts = healthy(name)
-    bad = dataclasses.replace(states, params=spoiled(states.params, jnp.nan))
+    bad = dataclasses.replace(states, params=spoiled(states.params, value))
     after, record = update(name, bad, rollouts)
     # Agent 0 has peers 1 and 2, agent 2 has 0 and 1.
     present = np.asarray(record.experience.peers.present)
     np.testing.assert_array_equal(present[[0, 2]], [[False, True], [True, False]])
     np.testing.assert_array_equal(record.metrics[PRESENT][jnp.array([0, 2])], [1, 1])
+    if name == "pool":
+        width = rollouts.returns.shape[1]
+        columns = slice(FAILED * width, (FAILED + 1) * width)
+        shown, told = record.experience.transitions, record.experience.peers
+        for x in (shown.valid[:, :, columns], told.returns[:, columns]):
+            assert not np.any(x[jnp.array([0, 2])])
     two = jnp.array([0, 2])
     alone, alone_record = update(name, at(states, two), at(rollouts, two))
     tiny.assert_close(at(after.params, two), alone.params)

@@ -25,7 +25,9 @@ from metarl.config import TrainConfig
 from metarl.console import say
 from metarl.envs import suites
 from metarl.errors import UserError
-from metarl.evaluation.results import Result
+from metarl.evaluation.cell_records import (
+    Result,
+)
 from metarl.rule_files import Manifest, load_rule
 from metarl.rule_files import folder as rule_folder
 from metarl.run_folder import RunFolder

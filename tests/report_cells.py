@@ -10,8 +10,14 @@ from pathlib import Path
 from metarl.envs.suites import SUITES
 from metarl.evaluation import amendments, results
 from metarl.evaluation.agreement_records import AgreementRow
+from metarl.evaluation.cell_records import (
+    AgentRecords,
+    CurveRow,
+    PeerRecord,
+    Video,
+    make_result,
+)
 from metarl.evaluation.cells import Cell, plan
-from metarl.evaluation.results import AgentRecords, CurveRow, PeerRecord, Video
 from metarl.evaluation.robustness_records import Robustness
 from metarl.rule_files import load_rule
 
@@ -72,7 +78,7 @@ def store(
         CurveRow(steps * (i + 1), i + 1, 0 if value is None else 10, value)
         for i, value in enumerate(curve)
     ]
-    result = results.make_result(
+    result = make_result(
         cell,
         env_steps=1000,
         episodes=episodes,

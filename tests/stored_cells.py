@@ -9,8 +9,11 @@ import numpy as np
 
 from metarl.envs.pool import Episodes
 from metarl.evaluation import results
+from metarl.evaluation.cell_records import (
+    CurveRow,
+    make_result,
+)
 from metarl.evaluation.cells import Cell, plan
-from metarl.evaluation.results import CurveRow
 from metarl.rule_files import load_rule
 
 COLUMNS = (
@@ -31,7 +34,7 @@ def cell(game: str = "Catch-v0", seed: int = 1, *overrides: str, **manifest) -> 
 
 
 def store(folder, cell: Cell, mean: float | None = 0.5, **others) -> bool:
-    result = results.make_result(
+    result = make_result(
         cell, env_steps=100, episodes=3, last_returns=[] if mean is None else [mean]
     )
     curve = [CurveRow(50, 2, 1, None), CurveRow(100, 4, 2, 0.25)]

@@ -10,8 +10,11 @@ later, `videos.py` films their agents; `summary.py` the table at the end; `comma
 
 from __future__ import annotations
 
+from metarl.evaluation.cell_records import (
+    CurveRow,
+    Result,
+)
 from metarl.evaluation.command import evaluate, main
-from metarl.evaluation.results import CurveRow, Result
 from metarl.evaluation.summary import summary_table
 
 __all__ = ["CurveRow", "Result", "evaluate", "main", "summary_table"]

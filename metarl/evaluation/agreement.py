@@ -14,7 +14,9 @@ from metarl.agents import population
 from metarl.agents.agent import Agent, AgentState
 from metarl.agents.agreement import Agreement, agreement_of
 from metarl.evaluation.agreement_records import AgreementRow
-from metarl.evaluation.results import finite
+from metarl.evaluation.cell_records import (
+    finite,
+)
 from metarl.types import Rollout
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from metarl.errors import UserError
 from metarl.evaluation.cell_files import read_tree
+from metarl.evaluation.cell_records import (
+    Video,
+)
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.results import (
     CELLS,
-    Video,
     cell_path,
     changing,
     write_tree,

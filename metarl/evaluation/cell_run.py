@@ -12,8 +12,7 @@ import numpy as np
 
 from metarl.envs.pool import Episodes
 from metarl.evaluation.agreement_records import AgreementRow
-from metarl.evaluation.cells import Cell
-from metarl.evaluation.results import (
+from metarl.evaluation.cell_records import (
     CurveRow,
     PeerRecord,
     Result,
@@ -21,6 +20,7 @@ from metarl.evaluation.results import (
     make_result,
     mean_of,
 )
+from metarl.evaluation.cells import Cell
 
 
 class _PeerRun:

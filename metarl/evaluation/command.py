@@ -16,9 +16,11 @@ from rich.console import Console
 from metarl.console import say
 from metarl.disk_space import told_if_full
 from metarl.evaluation import results_tables, tuning, tuning_grid
+from metarl.evaluation.cell_records import (
+    Result,
+)
 from metarl.evaluation.cells import Cell, cell_name, plan, require_an_update
 from metarl.evaluation.jobs import Jobs, parse_jobs, part
-from metarl.evaluation.results import Result
 from metarl.evaluation.runner import ToldToStop, never
 from metarl.evaluation.shared_folder import require_writable
 from metarl.evaluation.summary import summary_table

@@ -16,11 +16,13 @@ from metarl.atomic_files import write_file
 from metarl.console import say
 from metarl.errors import UserError
 from metarl.evaluation.agreement_records import MEASURES
-from metarl.evaluation.results import (
-    CELLS,
+from metarl.evaluation.cell_records import (
     CellRecord,
     CurveRow,
     Result,
+)
+from metarl.evaluation.results import (
+    CELLS,
     by_cell,
     changing,
     read_record,

@@ -22,8 +22,10 @@ from metarl.envs.distractors import DistractorSet, Frames, training_set, unseen_
 from metarl.envs.pool import Pool
 from metarl.envs.pools import pool_seed
 from metarl.envs.tasks import Task
+from metarl.evaluation.cell_records import (
+    finite,
+)
 from metarl.evaluation.cells import Cell
-from metarl.evaluation.results import finite
 from metarl.evaluation.robustness_records import Robustness
 
 Floats = npt.NDArray[np.float64]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from metarl.evaluation.results import Result
+from metarl.evaluation.cell_records import (
+    Result,
+)
 
 
 def summary_table(results_of: Sequence[Result]) -> list[str]:

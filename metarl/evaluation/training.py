@@ -20,7 +20,7 @@ import numpy as np
 
 from metarl import runtime
 from metarl.console import heartbeat, say
-from metarl.evaluation import amendments, memory, results, results_tables
+from metarl.evaluation import amendments, cell_records, memory, results, results_tables
 from metarl.evaluation.agreement_records import MEASURES
 from metarl.evaluation.batches import batches
 from metarl.evaluation.cell_run import CellRun
@@ -135,7 +135,7 @@ def _train(batch: Sequence[Cell], results_dir: Path, told_to_stop: ToldToStop) -
                 result,
                 cell_run.curve,
                 about,
-                agents=results.AgentRecords(
+                agents=cell_records.AgentRecords(
                     tuple(cell_run.peers), robustness, tuple(cell_run.agreement)
                 ),
                 before=functools.partial(camera.secure, cell_run),

@@ -18,9 +18,11 @@ from metarl.envs.suites import Family
 from metarl.envs.tasks import Task
 from metarl.errors import UserError
 from metarl.evaluation import results
+from metarl.evaluation.cell_records import (
+    Result,
+)
 from metarl.evaluation.cells import Cell, Tuned
 from metarl.evaluation.mixing import CHOICE, require_one_of_a_name
-from metarl.evaluation.results import Result
 from metarl.evaluation.tuning_grid import Grid, rated_cell
 
 FOLDER = "tuning"

@@ -19,8 +19,10 @@ import numpy as np
 from metarl.agents.agent import Agent, AgentState
 from metarl.atomic_files import write_file
 from metarl.errors import UserError
+from metarl.evaluation.cell_records import (
+    Stage,
+)
 from metarl.evaluation.cells import Cell
-from metarl.evaluation.results import Stage
 from metarl.rule_files import folder as rule_folder
 
 FOLDER = ".unfilmed"

@@ -24,6 +24,10 @@ from metarl.console import heartbeat, say
 from metarl.envs.pools import pool_seed
 from metarl.envs.render import FPS
 from metarl.evaluation import amendments, mp4, unfilmed
+from metarl.evaluation.cell_records import (
+    Stage,
+    Video,
+)
 from metarl.evaluation.cell_run import CellRun
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.recording import (
@@ -33,7 +37,6 @@ from metarl.evaluation.recording import (
     random_policy,
     record_episode,
 )
-from metarl.evaluation.results import Stage, Video
 from metarl.evaluation.runner import BatchRun, ToldToStop, agent_of, never
 from metarl.evaluation.unfilmed import Filmed, acting
 from metarl.tracking import Tracker

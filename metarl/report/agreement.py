@@ -13,7 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from metarl.evaluation.agreement_records import MEASURES
-from metarl.evaluation.results import CellRecord
+from metarl.evaluation.cell_records import (
+    CellRecord,
+)
 from metarl.report.compare import frames_of
 from metarl.report.evaluation_figures import line_style
 from metarl.report.figures import (

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from metarl.evaluation.results import CellRecord
+from metarl.evaluation.cell_records import (
+    CellRecord,
+)
 from metarl.report import compare, evaluation_tables
 from metarl.report.compare import Aggregate, Group
 from metarl.report.markup import count_of, number

@@ -12,8 +12,10 @@ from typing import Literal
 import numpy as np
 
 from metarl import statistics
+from metarl.evaluation.cell_records import (
+    CellRecord,
+)
 from metarl.evaluation.cells import completed_identity
-from metarl.evaluation.results import CellRecord
 from metarl.report.recipes import compared, join, members_of, returns_of, runs_of
 from metarl.report.scores import Evaluation, Kind, Task, interval_of
 from metarl.statistics import Estimate, FloatArray, Profile

@@ -9,7 +9,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from metarl.envs.suites import SUITES
-from metarl.evaluation.results import CellRecord, flatten
+from metarl.evaluation.cell_records import (
+    CellRecord,
+)
+from metarl.evaluation.results import (
+    flatten,
+)
 from metarl.report import compare
 from metarl.report.compare import Aggregate, Group
 from metarl.report.figures import color

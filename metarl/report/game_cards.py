@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from metarl.evaluation.results import CellRecord
+from metarl.evaluation.cell_records import (
+    CellRecord,
+)
 from metarl.report.compare import frames_of, random_of
 from metarl.report.evaluation_figures import bar, line_style, name_rows
 from metarl.report.figures import (

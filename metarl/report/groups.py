@@ -10,7 +10,9 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 
-from metarl.evaluation.results import CellRecord
+from metarl.evaluation.cell_records import (
+    CellRecord,
+)
 from metarl.report.compare import frames_of
 from metarl.report.figures import (
     COLORS,

@@ -14,7 +14,13 @@ from typing import Any
 
 from metarl import config_loader
 from metarl.errors import UserError
-from metarl.evaluation.results import CELLS, CellRecord, read_cells
+from metarl.evaluation.cell_records import (
+    CellRecord,
+)
+from metarl.evaluation.results import (
+    CELLS,
+    read_cells,
+)
 from metarl.report.validations import Validations, read_validations
 from metarl.rule_files import Manifest
 from metarl.rule_files import folder as rule_folder

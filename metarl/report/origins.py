@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metarl.errors import UserError
-from metarl.evaluation.results import CellRecord
+from metarl.evaluation.cell_records import (
+    CellRecord,
+)
 from metarl.report.inputs import TrainingRun, is_run, manifest_of, read_run
 from metarl.report.scores import Evaluation, Rule
 

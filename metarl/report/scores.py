@@ -12,8 +12,13 @@ from typing import Literal
 
 from metarl.envs.suites import GAMES, Game
 from metarl.errors import UserError, nearest
+from metarl.evaluation.cell_records import (
+    CellRecord,
+)
 from metarl.evaluation.cells import completed_identity
-from metarl.evaluation.results import CellRecord, flatten
+from metarl.evaluation.results import (
+    flatten,
+)
 from metarl.report.sound_cells import (
     is_infinite,
     require_sound,

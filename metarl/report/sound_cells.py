@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from metarl.errors import UserError
-from metarl.evaluation.results import CellRecord, CurveRow, Result
+from metarl.evaluation.cell_records import (
+    CellRecord,
+    CurveRow,
+    Result,
+)
 
 _GREATEST = 1e300
 """Returns above it cannot be averaged or drawn: sums and axes overflow."""

@@ -14,7 +14,13 @@ from typing import Any
 
 from metarl.envs.suites import GAMES, Game
 from metarl.errors import UserError
-from metarl.evaluation.results import CELLS, CellRecord, read_cells
+from metarl.evaluation.cell_records import (
+    CellRecord,
+)
+from metarl.evaluation.results import (
+    CELLS,
+    read_cells,
+)
 from metarl.report.sound_cells import require_sound, without_infinities
 from metarl.statistics import Estimate
 from metarl.validation_plan import (

@@ -9,7 +9,9 @@ import base64
 import dataclasses
 from pathlib import Path
 
-from metarl.evaluation.results import Video
+from metarl.evaluation.cell_records import (
+    Video,
+)
 from metarl.report.markup import Child, Markup, join, number, tag
 from metarl.report.posters import poster
 from metarl.report.scores import Evaluation, Rule, Task

@@ -16,8 +16,13 @@ from typing import Any
 from metarl.config import EnvironmentConfig, EvaluationConfig
 from metarl.envs.suites import SUITES
 from metarl.errors import UserError
+from metarl.evaluation.cell_records import (
+    CellRecord,
+)
 from metarl.evaluation.cells import Cell, completed_identity, plan
-from metarl.evaluation.results import CellRecord, flatten
+from metarl.evaluation.results import (
+    flatten,
+)
 from metarl.evaluation.tuning_grid import plan_grids, rated_cell
 from metarl.report.scores import task_of
 from metarl.rule_files import LoadedRule

@@ -10,7 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from metarl.errors import UserError
-from metarl.evaluation.results import CellRecord, read_cells
+from metarl.evaluation.cell_records import (
+    CellRecord,
+)
+from metarl.evaluation.results import (
+    read_cells,
+)
 from metarl.report import compare
 from metarl.report.compare import STATUS_WORDS
 from metarl.report.inputs import INITIAL_RULE

@@ -15,8 +15,12 @@ from metarl.agents.agreement import agreement_of
 from metarl.evaluation import results, results_tables
 from metarl.evaluation.agreement import UpdatedPeers
 from metarl.evaluation.agreement_records import AgreementRow
+from metarl.evaluation.cell_records import (
+    AgentRecords,
+    CurveRow,
+    PeerRecord,
+)
 from metarl.evaluation.cells import plan
-from metarl.evaluation.results import AgentRecords, CurveRow, PeerRecord
 from metarl.evaluation.runner import BatchRun
 from metarl.rule_files import load_rule
 

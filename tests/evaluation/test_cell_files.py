@@ -13,8 +13,11 @@ from metarl.atomic_files import write_new_file
 from metarl.errors import UserError
 from metarl.evaluation import amendments, results, results_tables
 from metarl.evaluation.amendments import update_statuses
+from metarl.evaluation.cell_records import (
+    CurveRow,
+    Video,
+)
 from metarl.evaluation.cells import plan
-from metarl.evaluation.results import CurveRow, Video
 
 
 def test_settings_say_what_the_protocol_sets(tmp_path):

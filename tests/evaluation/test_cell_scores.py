@@ -10,8 +10,11 @@ import pytest
 from stored_cells import cell, episodes, rows_of
 
 from metarl.evaluation import results, results_tables, training
+from metarl.evaluation.cell_records import (
+    CurveRow,
+    make_result,
+)
 from metarl.evaluation.cell_run import CellRun
-from metarl.evaluation.results import CurveRow
 
 
 def test_the_result_is_the_mean_of_the_last_100_episodes():
@@ -63,7 +66,7 @@ def test_returns_that_are_not_finite_are_nothing_in_json(tmp_path, odd):
     assert [row.mean_return for row in run.curve] == [None, 4.0]
     assert (run.result.mean_return, run.result.scored_episodes) == (3.0, 3)
 
-    result = results.make_result(one, env_steps=20, episodes=2, last_returns=[1, odd])
+    result = make_result(one, env_steps=20, episodes=2, last_returns=[1, odd])
     assert result.mean_return is result.human_normalized_score is None
     assert (result.episodes, result.scored_episodes) == (2, 0)
     results.write_cell(tmp_path, one, result, run.curve, {})

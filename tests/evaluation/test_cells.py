@@ -6,8 +6,14 @@ import pytest
 
 from metarl.errors import UserError
 from metarl.evaluation.batches import batches
+from metarl.evaluation.cell_records import (
+    make_result,
+)
 from metarl.evaluation.cells import plan, require_an_update
-from metarl.evaluation.results import is_finished, make_result, write_cell
+from metarl.evaluation.results import (
+    is_finished,
+    write_cell,
+)
 from metarl.rule_files import load_rule
 
 CATCH = "environment.suite=catch_5x5"

@@ -18,8 +18,10 @@ from metarl import provenance
 from metarl.config import ActorCriticConfig, PolicyGradientConfig
 from metarl.errors import UserError
 from metarl.evaluation import cell_run, evaluate, main, results_tables, runner
+from metarl.evaluation.cell_records import (
+    Result,
+)
 from metarl.evaluation.cells import plan
-from metarl.evaluation.results import Result
 from metarl.evaluation.runner import BatchRun
 from metarl.rollout import actor
 from metarl.rule_files import LoadedRule, load_rule, new_manifest, save_rule

@@ -19,12 +19,16 @@ from metarl.config import (
 from metarl.envs.pool import Episodes
 from metarl.errors import UserError
 from metarl.evaluation import command, evaluate, memory, results
+from metarl.evaluation.cell_records import (
+    CurveRow,
+    PeerRecord,
+    make_result,
+)
 from metarl.evaluation.cell_run import CellRun
 from metarl.evaluation.cells import plan, require_an_update
 from metarl.evaluation.jobs import Jobs
 from metarl.evaluation.mixing import require_one_of_a_name
 from metarl.evaluation.recording import Recording
-from metarl.evaluation.results import CurveRow, PeerRecord
 from metarl.evaluation.runner import BatchRun
 from metarl.evaluation.summary import summary
 from metarl.evaluation.videos import video_name
@@ -129,7 +133,7 @@ def test_cells_of_another_group_size_have_another_name(tmp_path):
     assert one.identity()["group_size"] == 1
     assert {**two.identity(), "group_size": 1} == one.identity()
     assert one.base_seed == two.base_seed
-    done = results.make_result(one, env_steps=300, episodes=1, last_returns=[1.0])
+    done = make_result(one, env_steps=300, episodes=1, last_returns=[1.0])
     results.write_cell(tmp_path, one, done, [], {})
     assert not results.is_finished(tmp_path, two)
     # One folder may hold both, but not two budgets of either.
@@ -141,7 +145,7 @@ def test_cells_of_another_group_size_have_another_name(tmp_path):
 
 def test_a_file_from_before_there_were_groups_goes_on_to_count(tmp_path):
     (one,) = cells_of()
-    done = results.make_result(one, env_steps=300, episodes=1, last_returns=[1.0])
+    done = make_result(one, env_steps=300, episodes=1, last_returns=[1.0])
     results.write_cell(tmp_path, one, done, [], {})
     path = results.cell_path(tmp_path, one)
     tree = json.loads(path.read_text())

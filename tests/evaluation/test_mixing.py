@@ -10,10 +10,16 @@ import pytest
 
 from metarl.errors import UserError
 from metarl.evaluation import evaluate
+from metarl.evaluation.cell_records import (
+    make_result,
+)
 from metarl.evaluation.cells import Cell, Tuned, plan
 from metarl.evaluation.jobs import Jobs
 from metarl.evaluation.mixing import require_one_of_a_name
-from metarl.evaluation.results import is_finished, make_result, write_cell
+from metarl.evaluation.results import (
+    is_finished,
+    write_cell,
+)
 from metarl.rule_files import load_rule
 from metarl.validation_plan import drop_other_cells
 

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from metarl.evaluation import evaluate, main
-from metarl.evaluation.results import read_cells
+from metarl.evaluation.results import (
+    read_cells,
+)
 from metarl.evaluation.shared_folder import claimed
 
 SETTINGS = [

@@ -22,6 +22,7 @@ from metarl.envs.suites import get_game
 from metarl.envs.tasks import Task
 from metarl.errors import UserError
 from metarl.evaluation import evaluate, results
+from metarl.evaluation.cell_records import make_result
 from metarl.evaluation.cells import plan
 from metarl.evaluation.robustness import kl_divergence, measure
 from metarl.evaluation.robustness_records import Robustness, mean_over
@@ -255,7 +256,7 @@ def test_every_peer_of_a_group_is_tested(tmp_path):
 
 def test_a_file_from_before_there_were_distractors_goes_on_to_count(tmp_path):
     (cell,) = plan([small_rule()], overrides=TINY)
-    done = results.make_result(cell, env_steps=300, episodes=1, last_returns=[1.0])
+    done = make_result(cell, env_steps=300, episodes=1, last_returns=[1.0])
     results.write_cell(tmp_path, cell, done, [], {})
     path = results.cell_path(tmp_path, cell)
     tree = json.loads(path.read_text())

@@ -7,13 +7,14 @@ from stored_cells import cell, store
 
 from metarl.evaluation import results
 from metarl.evaluation.amendments import update_statuses
+from metarl.evaluation.cell_records import make_result
 
 
 def test_status_comes_from_the_manifest():
     seen = {"games_seen": ("Pong-v5",), "games_validation": ("Boxing-v5",)}
 
     def status(game: str, **manifest) -> str:
-        return results.make_result(
+        return make_result(
             cell(game, **manifest), env_steps=1, episodes=0, last_returns=[]
         ).status
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from metarl.config import ActorCriticConfig
 from metarl.evaluation import evaluate
-from metarl.evaluation.results import Result
+from metarl.evaluation.cell_records import (
+    Result,
+)
 from metarl.evaluation.runner import BatchRun
 from metarl.rule_files import LoadedRule, new_manifest
 from metarl.rules import make_rule

@@ -10,6 +10,7 @@ import pytest
 from stored_cells import COLUMNS, cell, rows_of, store
 
 from metarl.evaluation import results, results_tables
+from metarl.evaluation.cell_records import make_result
 from metarl.evaluation.cells import Cell
 from metarl.evaluation.summary import summary
 
@@ -103,7 +104,7 @@ def test_whoever_merges_last_has_all_cells(tmp_path):
 def test_summary_is_a_mean_over_seeds():
     def result(seed: int, mean: float | None):
         returns = [] if mean is None else [mean]
-        return results.make_result(
+        return make_result(
             cell("Pong-v5", seed), env_steps=1, episodes=1, last_returns=returns
         )
 
@@ -115,7 +116,7 @@ def test_summary_is_a_mean_over_seeds():
 
 def test_summary_tells_of_how_many_seeds_the_mean_is():
     def result(seed: int, *returns: float):
-        return results.make_result(
+        return make_result(
             cell("Catch-v0", seed), env_steps=1, episodes=1, last_returns=returns
         )
 

@@ -10,9 +10,16 @@ import pytest
 
 from metarl.errors import UserError
 from metarl.evaluation import evaluate, tuning
+from metarl.evaluation.cell_records import (
+    Result,
+    make_result,
+)
 from metarl.evaluation.cells import Tuned, plan
 from metarl.evaluation.jobs import Jobs
-from metarl.evaluation.results import Result, make_result, read_cells, write_cell
+from metarl.evaluation.results import (
+    read_cells,
+    write_cell,
+)
 from metarl.evaluation.tuning_grid import Grid, plan_grids
 
 TINY = [

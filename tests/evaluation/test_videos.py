@@ -17,9 +17,15 @@ from decoded_video import decoded
 from metarl.agents.agent import AgentState
 from metarl.config import ActorCriticConfig, RandomConfig
 from metarl.evaluation import command, evaluate, mp4, unfilmed, videos
+from metarl.evaluation.cell_records import (
+    make_result,
+)
 from metarl.evaluation.cells import Cell, plan
 from metarl.evaluation.recording import Recording
-from metarl.evaluation.results import make_result, read_cells, write_cell
+from metarl.evaluation.results import (
+    read_cells,
+    write_cell,
+)
 from metarl.evaluation.runner import BatchRun, CellRun, never
 from metarl.evaluation.videos import Camera, video_name
 from metarl.numerics import adam_init

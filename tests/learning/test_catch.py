@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from metarl.evaluation import evaluate
-from metarl.evaluation.results import read_cells
+from metarl.evaluation.results import (
+    read_cells,
+)
 from metarl.rule_files import import_rule
 
 

@@ -11,7 +11,10 @@ from report_cells import make_cell, store
 from report_evaluations import read_folders
 
 from metarl.evaluation.agreement_records import AgreementRow
-from metarl.evaluation.results import CurveRow, PeerRecord
+from metarl.evaluation.cell_records import (
+    CurveRow,
+    PeerRecord,
+)
 from metarl.report import write_report
 from metarl.report.agreement import agreement_figures, lead_table
 from metarl.statistics import Estimate

@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 import report_cells
 
-from metarl.evaluation.results import Video
+from metarl.evaluation.cell_records import (
+    Video,
+)
 from metarl.report import write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -12,8 +12,10 @@ import pytest
 from report_cells import make_cell, store
 from report_pages import report
 
+from metarl.evaluation.cell_records import (
+    Video,
+)
 from metarl.evaluation.mp4 import Mp4Writer
-from metarl.evaluation.results import Video
 from metarl.report import evaluation_tables
 from metarl.report.inputs import read_inputs
 from metarl.report.posters import poster

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from report_cells import make_cell, store
 
-from metarl.evaluation.results import CurveRow, PeerRecord
+from metarl.evaluation.cell_records import (
+    CurveRow,
+    PeerRecord,
+)
 from metarl.report import groups, write_report
 from metarl.report.inputs import read_inputs
 from metarl.report.scores import Evaluation, gather

@@ -13,8 +13,13 @@ from report_cells import make_cell, store
 from report_runs import row, write_run
 
 from metarl import rule_files
+from metarl.evaluation.cell_records import (
+    Result,
+)
 from metarl.evaluation.cells import Cell
-from metarl.evaluation.results import Result, read_cells
+from metarl.evaluation.results import (
+    read_cells,
+)
 from metarl.report import figures, run_page, write_report
 from metarl.report.inputs import read_inputs, read_run
 from metarl.report.scores import gather

@@ -10,8 +10,13 @@ import pytest
 from report_cells import store
 
 from metarl import cli
+from metarl.evaluation.cell_records import (
+    CellRecord,
+)
 from metarl.evaluation.cells import Cell, plan
-from metarl.evaluation.results import CellRecord, read_cells
+from metarl.evaluation.results import (
+    read_cells,
+)
 from metarl.evaluation.tuning_grid import plan_grids, rated_cell
 from metarl.rule_files import load_rule
 from metarl.shipping.recipes import command, recipe

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from metarl import validation
-from metarl.evaluation.results import Result
+from metarl.evaluation.cell_records import (
+    Result,
+)
 
 
 def result(game: str, seed: int, mean: float | None) -> Result:

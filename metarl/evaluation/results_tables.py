@@ -68,39 +68,39 @@ def _merge(results_dir: Path) -> list[Result]:
 
 def _points(record: CellRecord) -> Iterator[dict[str, object]]:
     """Yield a cell's rows of `curves.csv`: the curve, and that of each peer."""
-    result = record.result
     curves = [record.curve, *(peer.curve for peer in record.peers)]
     agreement = {row.env_steps: row for row in record.agreement}
     for number, curve in enumerate(curves):
         for point in curve:
             agreed = None if number else agreement.get(point.env_steps)
             yield {
-                "rule": result.rule,
-                "game": result.game,
-                "seed": result.seed,
+                **_whose(record, number),
                 **dataclasses.asdict(point),
-                "group_size": result.group_size,
-                "peer": number or None,
                 **{name: getattr(agreed, name, None) for name in MEASURES},
             }
 
 
 def _tested(record: CellRecord) -> Iterator[dict[str, object]]:
     """Yield a cell's rows of `robustness.csv`: its mean over peers, and each peer's."""
-    result, agents = record.result, record.robustness
+    agents = record.robustness
     mean = mean_over(agents)
     if mean is None:
         return
     rows = [mean, *agents] if len(agents) > 1 else [mean]
     for number, agent in enumerate(rows):
-        yield {
-            "rule": result.rule,
-            "game": result.game,
-            "seed": result.seed,
-            **dataclasses.asdict(agent),
-            "group_size": result.group_size,
-            "peer": number or None,
-        }
+        yield {**_whose(record, number), **dataclasses.asdict(agent)}
+
+
+def _whose(record: CellRecord, number: int) -> dict[str, object]:
+    """Return what names a row: of a cell with 0, and of one of its peers from 1."""
+    result = record.result
+    return {
+        "rule": result.rule,
+        "game": result.game,
+        "seed": result.seed,
+        "group_size": result.group_size,
+        "peer": number or None,
+    }
 
 
 def _readable(results_dir: Path) -> Iterator[CellRecord]:

@@ -226,7 +226,9 @@ def test_the_gate_is_what_makes_imitation_go_uphill():
     logits = rng.normal(size=(2, 3, 2 * n, 3)) * rng.choice([0.5, 2.0], (2 * n, 1))
     group = plain_group([NO] * n + [YES] * n, T=2)
     t = group.experience.transitions
-    t = dataclasses.replace(t, actions=t.actions.at[0, n:].set(actions))
+    t = dataclasses.replace(
+        t, actions=t.actions.at[0, n:].set(actions.astype(t.actions.dtype))
+    )
     group = dataclasses.replace(
         group,
         experience=dataclasses.replace(group.experience, transitions=t),
